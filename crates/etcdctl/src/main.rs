@@ -1,0 +1,3 @@
+//! etcdctl
+
+fn main() {}
