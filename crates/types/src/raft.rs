@@ -7,6 +7,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use crate::LogPosition;
+
 /// What an entry carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EntryKind {
@@ -96,6 +98,17 @@ impl ConfState {
     pub fn contains(&self, id: u64) -> bool {
         [&self.voters, &self.learners, &self.voters_outgoing].iter().any(|list| list.contains(&id))
     }
+}
+
+/// A raft snapshot: the state up to `position` is elsewhere (the backend), this says what it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The last entry that it covers; index 0 means "no snapshot".
+    pub position: LogPosition,
+    /// The configuration at that entry.
+    pub conf_state: ConfState,
+    /// Upstream's v2 store as JSON: what etcd 3.5 and 3.6 read the members from.
+    pub data: Bytes,
 }
 
 #[cfg(test)]
