@@ -19,6 +19,15 @@ enum Proposal {
     ConfChange(Bytes),
 }
 
+impl Proposal {
+    fn payload(&self) -> Option<&Bytes> {
+        match self {
+            Self::Normal(payload) => Some(payload),
+            Self::ConfChange(_) => None,
+        }
+    }
+}
+
 /// Proposals that consensus did not take yet.
 #[derive(Default)]
 pub(crate) struct Proposals {
@@ -45,22 +54,27 @@ impl Proposals {
     }
 
     fn enqueue(&mut self, proposal: Proposal) {
-        if self.waiting.len() < MAX_WAITING {
-            self.waiting.push_back((self.now_ticks, proposal));
-        }
+        self.waiting.push_back((self.now_ticks, proposal));
     }
 
-    /// Hands everything to consensus, or leaves it waiting where there is no leader.
+    /// Hands everything to consensus, or leaves it waiting where there is no leader. Payloads that
+    /// wait together go in together.
     pub(crate) fn submit(&mut self, consensus: &mut Consensus) {
-        while let Some((since, proposal)) = self.waiting.pop_front() {
-            let result = match &proposal {
-                Proposal::Normal(payload) => consensus.propose(payload.clone()),
-                Proposal::ConfChange(change) => consensus.propose_conf_change(change.clone()),
+        while let Some((_, first)) = self.waiting.front() {
+            let (count, result) = match first {
+                Proposal::ConfChange(change) => (1, consensus.propose_conf_change(change.clone())),
+                Proposal::Normal(_) => {
+                    let payloads: Vec<Bytes> =
+                        self.waiting.iter().map_while(|(_, proposal)| proposal.payload()).cloned().collect();
+                    (payloads.len(), consensus.propose_batch(payloads))
+                }
             };
-            if let Err(ProposeError::NoLeader) = result {
-                self.waiting.push_front((since, proposal));
+            if result == Err(ProposeError::NoLeader) {
+                self.waiting.truncate(MAX_WAITING);
                 return;
             }
+            // Dropped by a hand-over or a removal: as if the message to a leader had been lost.
+            self.waiting.drain(..count);
         }
     }
 }
