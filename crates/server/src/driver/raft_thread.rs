@@ -44,7 +44,7 @@ impl RaftThread {
 
     fn run_inner(&mut self) -> Result<(), consensus::Error> {
         let mut next_tick = Instant::now() + self.heartbeat;
-        self.route()?;
+        self.route();
         loop {
             let mut taken = 0;
             let mut input = match self.inputs.recv_deadline(next_tick) {
@@ -54,7 +54,7 @@ impl RaftThread {
             };
             while let Some(next) = input {
                 if !self.take(next)? {
-                    self.route()?;
+                    self.route();
                     return Ok(());
                 }
                 taken += 1;
@@ -67,7 +67,7 @@ impl RaftThread {
                 // for an election.
                 next_tick = now + self.heartbeat;
             }
-            self.route()?;
+            self.route();
         }
     }
 
@@ -89,8 +89,8 @@ impl RaftThread {
         Ok(true)
     }
 
-    fn route(&mut self) -> Result<(), consensus::Error> {
-        for effect in self.member.effects()? {
+    fn route(&mut self) {
+        for effect in self.member.effects() {
             // A closed queue means that its thread ended: the member is stopping.
             match effect {
                 Effect::Persist(persist) => drop(self.to_log.send(LogWork::Persist(persist))),
@@ -100,11 +100,10 @@ impl RaftThread {
                     let _ = self.to_apply.send(ApplyWork::Leadership(leadership));
                 }
                 // One member has no peers, and reads locally: see `Node::read_index`.
-                Effect::Send(_) | Effect::ReadReady(_) => {}
+                Effect::Send(_) | Effect::ReadReady(_) | Effect::Dropped(_) => {}
             }
         }
         self.progress.commit.store(self.member.progress().commit, Release);
         self.progress.raft_rounds.fetch_add(1, Relaxed);
-        Ok(())
     }
 }
