@@ -1,1 +1,7 @@
-//! mvcc
+//! The multi-version key-value store.
+
+pub mod event;
+mod index;
+pub mod record;
+
+pub use event::{Event, EventKind, RevisionEvents};

@@ -4,6 +4,7 @@
 //! `term` and `index`; a pair of them is a [`LogPosition`].
 
 mod ids;
+pub mod raft;
 mod range;
 mod revision;
 mod version;
