@@ -27,7 +27,7 @@ impl grpc::Service for Echo {
     const METHODS: &'static [MethodInfo] =
         &[MethodInfo { service: "etcdserverpb.KV", method: "Put", shape: Shape::Unary }];
 
-    fn grpc(&self, call: Call) {
+    fn grpc(self: &Rc<Self>, call: Call) {
         match call.path() {
             "/etcdserverpb.KV/Put" => {
                 call.unary(MethodId(0), async |request: PutRequest, _: CallContext| Ok(answer(&request)));
@@ -36,7 +36,7 @@ impl grpc::Service for Echo {
         }
     }
 
-    async fn http(&self, _: Request<hyper::body::Incoming>, _: Rc<Peer>) -> Response<HttpBody> {
+    async fn http(self: Rc<Self>, _: Request<hyper::body::Incoming>, _: Rc<Peer>) -> Response<HttpBody> {
         Response::new(Full::from("echo\n").boxed_unsync())
     }
 }

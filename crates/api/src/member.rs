@@ -47,15 +47,6 @@ pub trait Member: Send + Sync + 'static {
     /// Hands leadership to another member. Called on the leader with a voter as target.
     fn move_leader(&self, to: MemberId) -> impl Future<Output = Result<(), Error>>;
 
-    /// Rewrites the backend file compactly. Runs elsewhere than on the caller's thread.
-    fn defragment(&self) -> impl Future<Output = Result<(), Error>>;
-
-    /// Runs blocking work elsewhere than on the caller's thread, and waits for it.
-    fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> impl Future<Output = Result<T, Error>>;
-
     /// The key-value store.
     fn store(&self) -> &Arc<Store>;
 
@@ -68,7 +59,7 @@ pub trait Member: Send + Sync + 'static {
     /// Cluster, alarms and leases.
     fn shared(&self) -> &Shared;
 
-    /// Raft's view, now.
+    /// Raft's view, now. Asked several times per call: a few atomic loads.
     fn raft(&self) -> RaftStatus;
 
     /// What does not change while the member runs.
@@ -76,9 +67,6 @@ pub trait Member: Send + Sync + 'static {
 
     /// The version of the data in the backend, once it is known.
     fn storage_version(&self) -> Option<Version>;
-
-    /// A random number in `0..bound`, for jitter. `bound` is not 0.
-    fn random_below(&self, bound: u64) -> u64;
 
     /// A call carried `client-api-version`: counted by `etcd_server_client_requests_total`.
     fn count_client(&self, kind: ClientCall, version: &str) {
@@ -108,6 +96,8 @@ pub struct RaftStatus {
     pub commit_index: u64,
     /// Index of the last entry applied; never above `commit_index`.
     pub applied_index: u64,
+    /// This member has no vote.
+    pub is_learner: bool,
 }
 
 /// Constants of a member.
@@ -186,11 +176,6 @@ pub(crate) trait Headers: Member {
             _ => self.store().current_revision(),
         };
         *header = Some(self.header_at(revision));
-    }
-
-    /// Whether the local member has no vote.
-    fn is_learner(&self) -> bool {
-        self.shared().cluster().member(self.config().member_id).is_some_and(|member| member.is_learner)
     }
 }
 
