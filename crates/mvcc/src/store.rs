@@ -11,7 +11,7 @@ use types::{LeaseId, RecordKey, Revision};
 
 use crate::compact::CompactionJob;
 use crate::hash::HashKv;
-use crate::index::{Index, MAX_SUB, Stamp};
+use crate::index::{Found, Index, MAX_SUB, Stamp};
 use crate::record::{self, MalformedRecord};
 
 /// Why a read, or a compaction, was refused or failed.
@@ -57,6 +57,27 @@ pub enum ReadError {
     /// The backend failed.
     #[error(transparent)]
     Backend(#[from] BackendError),
+}
+
+/// What the index alone knows of a key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyMeta {
+    /// Revision that created the key.
+    pub create_revision: i64,
+    /// Revision of its last change.
+    pub mod_revision: i64,
+    /// Number of puts since it was created.
+    pub version: i64,
+}
+
+impl From<Found> for KeyMeta {
+    fn from(found: Found) -> Self {
+        Self {
+            create_revision: found.created,
+            mod_revision: found.modified.main,
+            version: found.version,
+        }
+    }
 }
 
 /// What a start finds besides keys.
@@ -130,6 +151,12 @@ impl Store {
         };
         drop(old);
         Ok(restored)
+    }
+
+    /// What the index knows of a key at a revision; `None` if the key did not exist then. No record
+    /// is read. Below the compaction point the answer may be `None` for a key that existed.
+    pub fn meta(&self, key: &[u8], revision: i64) -> Option<KeyMeta> {
+        self.state.read().index.get(key, revision).map(KeyMeta::from)
     }
 
     /// The backend below.

@@ -16,7 +16,7 @@ use crate::event::{Event, RevisionEvents};
 use crate::index::Stamp;
 use crate::range::{RangeQuery, RangeResult, Source, range_in_txn};
 use crate::record::{self, RecordFields};
-use crate::store::{ReadError, Store};
+use crate::store::{KeyMeta, ReadError, Store};
 
 /// Deletions done under one lock.
 const DELETE_CHUNK: usize = 256;
@@ -166,6 +166,16 @@ impl WriteTxn<'_> {
     /// Reads a range; sees what this transaction changed.
     pub fn range(&self, query: &RangeQuery) -> Result<RangeResult, ReadError> {
         range_in_txn(&self.store.state.read(), query, self.revision(), &self.source())
+    }
+
+    /// What the index knows of a key as this transaction sees it.
+    pub fn meta(&self, key: &[u8]) -> Option<KeyMeta> {
+        self.store.meta(key, self.revision())
+    }
+
+    /// The compaction point of the store; -1 if there never was one.
+    pub fn compacted_revision(&self) -> i64 {
+        self.store.compacted_revision()
     }
 
     /// The raw record of a key as this transaction sees it.

@@ -10,6 +10,7 @@ mod revision;
 mod version;
 
 pub use ids::{ClusterId, LeaseId, MemberId, ParseIdError, RequestId, RequestIdGenerator};
+pub use raft::{ConfState, Entry, EntryKind, HardState, Snapshot};
 pub use range::KeyRange;
 pub use revision::{ParseRevisionError, RecordKey, Revision};
 pub use version::{CompatVersion, ParseVersionError, Version};
