@@ -60,7 +60,7 @@ impl grpc::Service for Test {
         method("Never", Shape::Unary),
     ];
 
-    fn grpc(&self, call: Call) {
+    fn grpc(self: &Rc<Self>, call: Call) {
         match call.path() {
             ECHO => call.unary(MethodId(0), async |request: PutRequest, context: CallContext| {
                 if request.key == "fail" {
@@ -108,7 +108,7 @@ impl grpc::Service for Test {
         }
     }
 
-    async fn http(&self, request: Request<hyper::body::Incoming>, _: Rc<Peer>) -> Response<HttpBody> {
+    async fn http(self: Rc<Self>, request: Request<hyper::body::Incoming>, _: Rc<Peer>) -> Response<HttpBody> {
         let text = format!("{} {}\n", request.method(), request.uri().path());
         Response::new(Full::from(text).boxed_unsync())
     }

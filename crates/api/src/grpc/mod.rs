@@ -43,11 +43,11 @@ pub trait Service: 'static {
 
     /// Chooses the handler of a call. Runs on the connection's thread and must not block; usually a
     /// `match` on [`Call::path`].
-    fn grpc(&self, call: Call);
+    fn grpc(self: &Rc<Self>, call: Call);
 
     /// Answers an HTTP/1 request.
     fn http(
-        &self,
+        self: Rc<Self>,
         request: Request<hyper::body::Incoming>,
         peer: Rc<Peer>,
     ) -> impl Future<Output = Response<HttpBody>>;

@@ -24,6 +24,9 @@ use super::metadata::Peer;
 use super::metrics::Metrics;
 use super::{Options, Service};
 
+/// Threads per worker for large reads: enough to keep a disk busy, few enough to stay in memory.
+const BLOCKING_THREADS: usize = 4;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// A pool of single-threaded runtimes.
@@ -97,7 +100,10 @@ impl Worker {
         let (jobs, mut incoming) = mpsc::unbounded_channel::<Job>();
         let (report, started) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+            let runtime = match Builder::new_current_thread()
+                .enable_all()
+                .max_blocking_threads(BLOCKING_THREADS)
+                .build_local(LocalOptions::default()) {
                 Ok(runtime) => runtime,
                 Err(error) => {
                     let _ = report.send(Err(error));
