@@ -8,9 +8,11 @@ pub mod duties;
 mod fatal;
 pub mod lanes;
 pub mod log;
+pub mod metrics;
 mod logging;
 pub mod node;
 mod progress;
 pub mod start;
+pub mod systemd;
 
 pub use fatal::Fatal;
