@@ -29,7 +29,8 @@ fn main() -> std::io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     runtime.block_on(async move {
         let calls = Rc::new(Cell::new(0_u64));
-        let put = PutRequest { key: "some/key/0001".into(), value: vec![b'v'; 100].into(), ..Default::default() };
+        let put =
+            PutRequest { key: "some/key/0001".into(), value: vec![b'v'; 100].into(), ..Default::default() };
         let frame = put.into_frame();
         for _ in 0..connections {
             let socket = TcpStream::connect(&address).await?;

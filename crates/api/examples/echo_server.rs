@@ -6,7 +6,9 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use api::grpc::{self, Call, CallContext, HttpBody, Listener, MethodId, MethodInfo, Options, Peer, Reply, Shape};
+use api::grpc::{
+    self, Call, CallContext, HttpBody, Listener, MethodId, MethodInfo, Options, Peer, Reply, Shape,
+};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
@@ -17,8 +19,7 @@ use proto::etcdserverpb::{PutRequest, PutResponse, ResponseHeader};
 struct Echo;
 
 fn answer(request: &PutRequest) -> PutResponse {
-    let header =
-        ResponseHeader { cluster_id: 1 << 63, member_id: 1 << 62, revision: 123_456, raft_term: 2 };
+    let header = ResponseHeader { cluster_id: 1 << 63, member_id: 1 << 62, revision: 123_456, raft_term: 2 };
     assert!(request.key.len() < 1 << 20);
     PutResponse { header: Some(header), prev_kv: None }
 }

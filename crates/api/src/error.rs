@@ -16,14 +16,12 @@ pub const PREFIX: &str = "etcdserver: ";
 macro_rules! table {
     ($($(#[$doc:meta])* $name:ident: $code:ident $text:literal,)*) => {
         /// Why a request was refused or failed.
-        #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+        #[derive(Clone, Debug, PartialEq, Eq)]
         pub enum Error {
-            $($(#[$doc])* #[error(concat!("etcdserver: ", $text))] $name,)*
+            $($(#[$doc])* $name,)*
             /// An error without a row in the table: code Unknown and its own text.
-            #[error("{0}")]
             Other(String),
             /// An error that has a status already.
-            #[error("{0}")]
             Status(Status),
         }
 
@@ -188,7 +186,10 @@ impl Error {
     pub fn status_for(&self, compat: CompatVersion) -> Status {
         let mut status = self.status();
         if compat == CompatVersion::V3_5
-            && matches!(self, Self::NotCapable | Self::NotSupportedForLearner | Self::ClusterVersionUnavailable)
+            && matches!(
+                self,
+                Self::NotCapable | Self::NotSupportedForLearner | Self::ClusterVersionUnavailable
+            )
         {
             status.code = Code::Unavailable;
         }
@@ -201,6 +202,14 @@ impl Error {
         text.strip_prefix(PREFIX).map(str::to_owned).unwrap_or(text)
     }
 }
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.status().message)
+    }
+}
+
+impl std::error::Error for Error {}
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
@@ -244,6 +253,15 @@ impl From<apply::ApplyError> for Error {
             ApplyError::FutureRevision => Self::FutureRevision,
             ApplyError::Membership(change) => change.into(),
             ApplyError::UnknownAlarmAction => Self::Other(error.to_string()),
+        }
+    }
+}
+
+impl From<apply::ReadTxnError> for Error {
+    fn from(error: apply::ReadTxnError) -> Self {
+        match error {
+            apply::ReadTxnError::Refused(error) => error.into(),
+            apply::ReadTxnError::Store(error) => error.into(),
         }
     }
 }

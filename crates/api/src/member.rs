@@ -9,7 +9,7 @@ use std::time::Duration;
 use apply::{Quota, Reply, Shared};
 use backend::Backend;
 use mvcc::Store;
-use mvcc::watch::Hub;
+
 use proto::etcdserverpb::{InternalRaftRequest, ResponseHeader};
 use types::{ClusterId, CompatVersion, LeaseId, MemberId, Version};
 
@@ -39,7 +39,8 @@ pub trait Member: Send + Sync + 'static {
     fn renew_lease(&self, id: LeaseId) -> impl Future<Output = Result<i64, Error>>;
 
     /// Asks the leader how long a lease goes on; `None` if there is no such lease.
-    fn lease_times(&self, id: LeaseId, keys: bool) -> impl Future<Output = Result<Option<LeaseTimes>, Error>>;
+    fn lease_times(&self, id: LeaseId, keys: bool)
+    -> impl Future<Output = Result<Option<LeaseTimes>, Error>>;
 
     /// A positive id for a lease of a client that did not choose one. Never the same twice.
     fn new_lease_id(&self) -> LeaseId;
@@ -49,9 +50,6 @@ pub trait Member: Send + Sync + 'static {
 
     /// The key-value store.
     fn store(&self) -> &Arc<Store>;
-
-    /// The watch hub.
-    fn hub(&self) -> &Hub;
 
     /// The backend.
     fn backend(&self) -> &Backend;

@@ -108,7 +108,11 @@ impl grpc::Service for Test {
         }
     }
 
-    async fn http(self: Rc<Self>, request: Request<hyper::body::Incoming>, _: Rc<Peer>) -> Response<HttpBody> {
+    async fn http(
+        self: Rc<Self>,
+        request: Request<hyper::body::Incoming>,
+        _: Rc<Peer>,
+    ) -> Response<HttpBody> {
         let text = format!("{} {}\n", request.method(), request.uri().path());
         Response::new(Full::from(text).boxed_unsync())
     }
@@ -201,19 +205,73 @@ async fn broken_calls_get_upstreams_texts() {
     let head = || request(ECHO);
     let bare = |path: &str| Request::post(format!("http://test{path}"));
     let cases = vec![
-        (head(), vec![raw_frame(0, &vec![0; 2_097_153])], 200, 8, "grpc: received message larger than max (2097153 vs. 2097152)"),
+        (
+            head(),
+            vec![raw_frame(0, &vec![0; 2_097_153])],
+            200,
+            8,
+            "grpc: received message larger than max (2097153 vs. 2097152)",
+        ),
         (head(), vec![raw_frame(0, b"\xff\xff")], 200, 13, "grpc: error unmarshalling request: "),
-        (head(), vec![raw_frame(1, b"x")], 200, 13, "grpc: compressed flag set with identity or empty encoding"),
+        (
+            head(),
+            vec![raw_frame(1, b"x")],
+            200,
+            13,
+            "grpc: compressed flag set with identity or empty encoding",
+        ),
         (head(), vec![raw_frame(9, b"x")], 200, 13, "grpc: received unexpected payload format 9"),
         (head(), vec![Bytes::from_static(b"\0\0\0\0\x05ab")], 200, 13, "unexpected EOF"),
         (head(), vec![], 200, 13, "unexpected EOF"),
-        (head().header("grpc-encoding", "deflate"), good(), 200, 12, "grpc: Decompressor is not installed for grpc-encoding \"deflate\""),
-        (head().header("grpc-encoding", "gzip"), vec![gzip(&vec![0; 2_097_153])], 200, 8, "grpc: received message after decompression larger than max 2097152"),
-        (head().header("grpc-encoding", "gzip"), vec![raw_frame(1, b"junk")], 200, 13, "grpc: failed to read decompressed data: "),
-        (head().header("grpc-timeout", "5x"), good(), 400, 13, "malformed grpc-timeout: transport: timeout unit is not recognized: \"5x\""),
-        (head().method("GET"), good(), 405, 13, "Received a HEADERS frame with :method \"GET\" which should be POST"),
-        (bare(ECHO).header("content-type", "text/plain"), good(), 415, 3, "invalid gRPC request content-type \"text/plain\""),
-        (bare(ECHO).header("content-type", "application/grpcx"), good(), 415, 3, "invalid gRPC request content-type \"application/grpcx\""),
+        (
+            head().header("grpc-encoding", "deflate"),
+            good(),
+            200,
+            12,
+            "grpc: Decompressor is not installed for grpc-encoding \"deflate\"",
+        ),
+        (
+            head().header("grpc-encoding", "gzip"),
+            vec![gzip(&vec![0; 2_097_153])],
+            200,
+            8,
+            "grpc: received message after decompression larger than max 2097152",
+        ),
+        (
+            head().header("grpc-encoding", "gzip"),
+            vec![raw_frame(1, b"junk")],
+            200,
+            13,
+            "grpc: failed to read decompressed data: ",
+        ),
+        (
+            head().header("grpc-timeout", "5x"),
+            good(),
+            400,
+            13,
+            "malformed grpc-timeout: transport: timeout unit is not recognized: \"5x\"",
+        ),
+        (
+            head().method("GET"),
+            good(),
+            405,
+            13,
+            "Received a HEADERS frame with :method \"GET\" which should be POST",
+        ),
+        (
+            bare(ECHO).header("content-type", "text/plain"),
+            good(),
+            415,
+            3,
+            "invalid gRPC request content-type \"text/plain\"",
+        ),
+        (
+            bare(ECHO).header("content-type", "application/grpcx"),
+            good(),
+            415,
+            3,
+            "invalid gRPC request content-type \"application/grpcx\"",
+        ),
         (bare(ECHO), good(), 415, 3, "invalid gRPC request content-type \"\""),
         (request("/test.Test/Nothing"), good(), 200, 12, "unknown method Nothing for service test.Test"),
         (request("/other.Service/X"), good(), 200, 12, "unknown service other.Service"),
@@ -226,8 +284,7 @@ async fn broken_calls_get_upstreams_texts() {
     }
     let answer = client.call(head().header("grpc-encoding", "gzip"), vec![gzip(&[])]).await;
     assert_eq!(answer.only::<PutResponse>(), echoed(&PutRequest::default()));
-    let answer =
-        client.call(bare(ECHO).header("content-type", "application/grpc+proto"), good()).await;
+    let answer = client.call(bare(ECHO).header("content-type", "application/grpc+proto"), good()).await;
     assert_eq!(answer.code(), 0);
 }
 
@@ -295,8 +352,10 @@ async fn thousands_of_streams_share_a_connection() {
     }
     assert_eq!(client.unary(ECHO, &put("k", "v")).await.code(), 0);
     drop(open);
-    eventually("all streams end", || fixture.serving.metrics().snapshot()[2].handled.iter().sum::<u64>() == 5_000)
-        .await;
+    eventually("all streams end", || {
+        fixture.serving.metrics().snapshot()[2].handled.iter().sum::<u64>() == 5_000
+    })
+    .await;
 }
 
 /// A caller that does not read holds back its stream, and the server buffers a bounded part only.
@@ -345,10 +404,13 @@ async fn both_protocols_and_garbage_share_the_port() {
 
     let garbage = raw_exchange(address, &[0x16, 3, 1, 0, 200, 1, 0, 0, 0xff, b'\n', b'\r', b'\n']).await;
     assert!(garbage.starts_with(b"HTTP/1.1 400 "), "{garbage:?}");
-    assert!(raw_exchange(address, b"PRI * HTTP/1.1\r\nconnection: close\r\n\r\n").await.starts_with(b"HTTP/1.1 "));
+    assert!(
+        raw_exchange(address, b"PRI * HTTP/1.1\r\nconnection: close\r\n\r\n").await.starts_with(b"HTTP/1.1 ")
+    );
 
     // A preface and then junk: a frame far above the limit, a SETTINGS frame of an odd length.
-    for junk in [&b"\xff\xff\xff\0\0\0\0\0\0junk"[..], b"\0\0\x05\x04\0\0\0\0\0abcde", b"\0\0\0\0\0\0\0\0\0"] {
+    for junk in [&b"\xff\xff\xff\0\0\0\0\0\0junk"[..], b"\0\0\x05\x04\0\0\0\0\0abcde", b"\0\0\0\0\0\0\0\0\0"]
+    {
         let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
         bytes.extend_from_slice(junk);
         raw_exchange(address, &bytes).await;
@@ -371,8 +433,7 @@ async fn a_listener_can_offer_one_protocol_only() {
 
 #[tokio::test]
 async fn connections_and_streams_are_limited() {
-    let fixture =
-        start_with(Options { max_connections: 1, max_concurrent_streams: 1, ..Default::default() });
+    let fixture = start_with(Options { max_connections: 1, max_concurrent_streams: 1, ..Default::default() });
     let first = Client::connect(fixture.address()).await;
     let mut send = first.send.clone().ready().await.unwrap();
     let (_response, mut body) = send.send_request(request(CHAT).body(()).unwrap(), false).unwrap();
@@ -382,7 +443,8 @@ async fn connections_and_streams_are_limited() {
 
     // The second connection waits in the backlog until the first has gone.
     let address = fixture.address();
-    let second = tokio::spawn(async move { Client::connect(address).await.unary(ECHO, &put("k", "v")).await });
+    let second =
+        tokio::spawn(async move { Client::connect(address).await.unary(ECHO, &put("k", "v")).await });
     assert_eq!(fixture.serving.connections(), 1);
     drop((first, send, _response, body));
     assert_eq!(within(second).await.unwrap().code(), 0);

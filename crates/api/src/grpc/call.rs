@@ -174,15 +174,18 @@ impl Call {
         Req: Message + Default + 'static,
         H: AsyncFnOnce(Req, CallContext, &mut Responses) -> Result<(), Status> + 'static,
     {
-        self.spawn_stream(method, async move |mut requests: RawRequests, context, responses: &mut Responses| {
-            let message = match requests.reader.next().await {
-                Some(message) => message?,
-                None => return Err(Status::new(Code::Internal, "unexpected EOF")),
-            };
-            requests.shared.metrics.received(method);
-            drop(requests);
-            handler(decode(message)?, context, responses).await
-        });
+        self.spawn_stream(
+            method,
+            async move |mut requests: RawRequests, context, responses: &mut Responses| {
+                let message = match requests.reader.next().await {
+                    Some(message) => message?,
+                    None => return Err(Status::new(Code::Internal, "unexpected EOF")),
+                };
+                requests.shared.metrics.received(method);
+                drop(requests);
+                handler(decode(message)?, context, responses).await
+            },
+        );
     }
 
     /// Any number of messages in, any number out, independently.

@@ -203,7 +203,9 @@ where
             // The state may have changed through what follows: then the connection has to be
             // polled again before this returns.
             let wanted = match ticket.phase(cx) {
-                Phase::Draining if shared.unary_in_flight.get() == 0 && sent >= Phase::Draining => Phase::Closing,
+                Phase::Draining if shared.unary_in_flight.get() == 0 && sent >= Phase::Draining => {
+                    Phase::Closing
+                }
                 phase => phase,
             };
             if wanted > sent {

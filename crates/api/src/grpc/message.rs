@@ -149,7 +149,8 @@ impl MessageReader {
         let Some(prefix) = bytes.get(1..PREFIX_LEN) else { return Ok(None) };
         let len = u32::from_be_bytes(prefix.try_into().expect("four bytes")) as usize;
         if len > self.accept.max_bytes {
-            let text = format!("grpc: received message larger than max ({len} vs. {})", self.accept.max_bytes);
+            let text =
+                format!("grpc: received message larger than max ({len} vs. {})", self.accept.max_bytes);
             return Err(Status::new(Code::ResourceExhausted, text));
         }
         Ok(Some(len))
@@ -159,14 +160,12 @@ impl MessageReader {
         match flag {
             0 => Ok(message),
             1 if self.accept.gzip => gunzip(&message, self.accept.max_bytes),
-            1 => Err(Status::new(
-                Code::Internal,
-                "grpc: compressed flag set with identity or empty encoding",
-            )),
-            other => Err(Status::new(
-                Code::Internal,
-                format!("grpc: received unexpected payload format {other}"),
-            )),
+            1 => {
+                Err(Status::new(Code::Internal, "grpc: compressed flag set with identity or empty encoding"))
+            }
+            other => {
+                Err(Status::new(Code::Internal, format!("grpc: received unexpected payload format {other}")))
+            }
         }
     }
 }
@@ -191,9 +190,8 @@ fn gunzip(compressed: &[u8], max_bytes: usize) -> Result<Bytes, Status> {
 
 /// Decodes a request.
 pub(crate) fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> {
-    M::decode(message).map_err(|error| {
-        Status::new(Code::Internal, format!("grpc: error unmarshalling request: {error}"))
-    })
+    M::decode(message)
+        .map_err(|error| Status::new(Code::Internal, format!("grpc: error unmarshalling request: {error}")))
 }
 
 /// How a broken stream looks to a handler that was reading from it.

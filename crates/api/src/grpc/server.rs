@@ -103,7 +103,8 @@ impl Worker {
             let runtime = match Builder::new_current_thread()
                 .enable_all()
                 .max_blocking_threads(BLOCKING_THREADS)
-                .build_local(LocalOptions::default()) {
+                .build_local(LocalOptions::default())
+            {
                 Ok(runtime) => runtime,
                 Err(error) => {
                     let _ = report.send(Err(error));
@@ -186,7 +187,12 @@ impl Serving {
 }
 
 /// Serves a listener with a service that is cloned to each worker.
-pub fn serve<S>(workers: &Arc<Workers>, listener: Listener, options: Options, service: S) -> io::Result<Serving>
+pub fn serve<S>(
+    workers: &Arc<Workers>,
+    listener: Listener,
+    options: Options,
+    service: S,
+) -> io::Result<Serving>
 where
     S: Service + Clone + Send,
 {

@@ -204,6 +204,9 @@ mod tests {
     #[test]
     fn a_status_prints_as_gos() {
         let status = Status::new(Code::PermissionDenied, "etcdserver: permission denied");
-        assert_eq!(status.to_string(), "rpc error: code = PermissionDenied desc = etcdserver: permission denied");
+        assert_eq!(
+            status.to_string(),
+            "rpc error: code = PermissionDenied desc = etcdserver: permission denied"
+        );
     }
 }

@@ -5,7 +5,6 @@
 use proto::etcdserverpb as pb;
 
 use crate::error::Error;
-use crate::grpc::{Code, Status};
 use crate::member::{Headers, Member};
 
 /// `Auth.AuthStatus`: off. The auth revision of a store that never had users is 1.
@@ -22,10 +21,4 @@ pub async fn authenticate<M: Member>(
     _: pb::AuthenticateRequest,
 ) -> Result<pb::AuthenticateResponse, Error> {
     Err(Error::AuthNotEnabled)
-}
-
-/// Answer to the calls that manage users and roles.
-pub fn unsupported(method: &str) -> Error {
-    let text = format!("etcdserver: {method} is not supported by this server yet");
-    Error::Status(Status::new(Code::Unimplemented, text))
 }

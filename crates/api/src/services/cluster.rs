@@ -5,7 +5,6 @@
 use proto::etcdserverpb as pb;
 
 use crate::error::Error;
-use crate::grpc::{Code, Status};
 use crate::member::{Headers, Member};
 
 /// `Cluster.MemberList`, by ascending id. The header has no revision.
@@ -26,10 +25,4 @@ pub async fn member_list<M: Member>(
     };
     let members = cluster.members().map(message).collect();
     Ok(pb::MemberListResponse { header: Some(member.header_at(0)), members })
-}
-
-/// Answer to the calls that change the membership.
-pub fn unsupported(method: &str) -> Error {
-    let text = format!("etcdserver: {method} is not supported by this server yet");
-    Error::Status(Status::new(Code::Unimplemented, text))
 }

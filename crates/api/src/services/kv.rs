@@ -10,8 +10,8 @@ use std::sync::Arc;
 use apply::{Reply, quota};
 use bytes::{BufMut, Bytes, BytesMut};
 use mvcc::{EncodedKvs, RangeQuery, RangeResult, SortOrder, SortTarget, Store};
-use prost::encoding::{encode_varint, encoded_len_varint};
 use prost::Message;
+use prost::encoding::{encode_varint, encoded_len_varint};
 use proto::etcdserverpb as pb;
 use types::KeyRange;
 

@@ -61,7 +61,8 @@ pub async fn status<M: Member>(member: &M, _: pb::StatusRequest) -> Result<pb::S
     if config.compat >= CompatVersion::V3_6 {
         let cluster = member.shared().cluster();
         let downgrade = cluster.downgrade();
-        response.storage_version = member.storage_version().map(|version| version.to_string()).unwrap_or_default();
+        response.storage_version =
+            member.storage_version().map(|version| version.to_string()).unwrap_or_default();
         response.db_size_quota = config.quota.reported_bytes();
         response.downgrade_info = Some(pb::DowngradeInfo {
             enabled: downgrade.enabled,
@@ -102,10 +103,7 @@ pub async fn hash<M: Member>(member: &M, _: pb::HashRequest) -> Result<pb::HashR
 }
 
 /// `Maintenance.HashKV`.
-pub async fn hash_kv<M: Member>(
-    member: &M,
-    request: pb::HashKvRequest,
-) -> Result<pb::HashKvResponse, Error> {
+pub async fn hash_kv<M: Member>(member: &M, request: pb::HashKvRequest) -> Result<pb::HashKvResponse, Error> {
     let store = member.store().clone();
     let hash = off_thread(move || store.hash_kv(request.revision)).await??;
     let hash_revision = match member.config().compat {
@@ -133,11 +131,7 @@ pub async fn snapshot<M: Member>(
     let backend = member.backend().clone();
     let mut reader = off_thread(move || backend.snapshot()).await??;
     let total = reader.size();
-    tracing::info!(
-        "total-bytes" = total,
-        "storage-version" = version,
-        "sending database snapshot to client"
-    );
+    tracing::info!("total-bytes" = total, "storage-version" = version, "sending database snapshot to client");
     let mut digest = Sha256::new();
     let mut left = total;
     while left > 0 {
@@ -157,7 +151,8 @@ pub async fn snapshot<M: Member>(
         while !data.is_empty() {
             let blob = data.split_to(SNAPSHOT_BLOB_BYTES.min(data.len()));
             left -= blob.len() as u64;
-            let part = pb::SnapshotResponse { header: None, remaining_bytes: left, blob, version: version.clone() };
+            let part =
+                pb::SnapshotResponse { header: None, remaining_bytes: left, blob, version: version.clone() };
             responses.send(&part).await?;
         }
     }

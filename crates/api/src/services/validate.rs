@@ -16,8 +16,8 @@ pub(crate) fn range(request: &pb::RangeRequest, compat: CompatVersion) -> Result
     if request.key.is_empty() {
         return Err(Error::EmptyKey);
     }
-    let known_sort = SortOrder::try_from(request.sort_order).is_ok()
-        && SortTarget::try_from(request.sort_target).is_ok();
+    let known_sort =
+        SortOrder::try_from(request.sort_order).is_ok() && SortTarget::try_from(request.sort_target).is_ok();
     if !known_sort && compat >= CompatVersion::V3_6 {
         return Err(Error::InvalidSortOption);
     }
@@ -213,22 +213,29 @@ mod tests {
     #[test]
     fn intervals_merge() {
         let mut set = Intervals::default();
-        for (start, end) in [("c", "d"), ("g", "h"), ("a", "b"), ("x", "b"), ("b", "c"), ("f", "k"), ("e", "ea")] {
+        for (start, end) in
+            [("c", "d"), ("g", "h"), ("a", "b"), ("x", "b"), ("b", "c"), ("f", "k"), ("e", "ea")]
+        {
             set.add(start.into(), end.into());
         }
         let merged: Vec<_> = set.0.iter().map(|(start, end)| [&start[..], &end[..]].concat()).collect();
         assert_eq!(merged, [&b"ad"[..], b"eea", b"fk"]);
-        for (key, expected) in [("a", true), ("cz", true), ("d", false), ("e", true), ("f", true), ("k", false)] {
+        for (key, expected) in
+            [("a", true), ("cz", true), ("d", false), ("e", true), ("f", true), ("k", false)]
+        {
             assert_eq!(set.contains(&key.into()), expected, "{key}");
         }
     }
 
     #[test]
     fn budgets_shrink_with_depth() {
-        let many = |count: usize| (0..count).map(|_| op(Request::RequestRange(pb::RangeRequest {
-            key: "a".into(),
-            ..Default::default()
-        }))).collect::<Vec<_>>();
+        let many = |count: usize| {
+            (0..count)
+                .map(|_| {
+                    op(Request::RequestRange(pb::RangeRequest { key: "a".into(), ..Default::default() }))
+                })
+                .collect::<Vec<_>>()
+        };
         check(many(128), Ok(()));
         check(many(129), Err(Error::TooManyOps));
         let mut operations = many(126);

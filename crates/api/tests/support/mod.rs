@@ -167,7 +167,8 @@ impl Incoming {
     /// The trailers' status, after the last message.
     pub async fn status(&mut self) -> (u32, String) {
         let trailers = within(self.body.trailers()).await.unwrap().expect("trailers");
-        let text = |name| trailers.get(name).map(|value: &http::HeaderValue| value.to_str().unwrap().to_owned());
+        let text =
+            |name| trailers.get(name).map(|value: &http::HeaderValue| value.to_str().unwrap().to_owned());
         (text("grpc-status").unwrap().parse().unwrap(), text("grpc-message").unwrap_or_default())
     }
 }
