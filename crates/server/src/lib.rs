@@ -10,8 +10,10 @@ pub mod lanes;
 pub mod log;
 pub mod metrics;
 mod logging;
+mod member;
 pub mod node;
 mod progress;
+pub mod run;
 pub mod start;
 pub mod systemd;
 

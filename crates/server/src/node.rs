@@ -63,8 +63,10 @@ pub struct Inner {
     pub clock: Arc<dyn Clock>,
     /// Revision of the last compaction whose physical part is done.
     pub compacted: watch::Receiver<i64>,
+    /// What the services need to know.
+    pub api: api::member::Config,
     /// Raised when the member stops.
-    pub stopping: watch::Receiver<bool>,
+    pub stopping: watch::Sender<bool>,
 }
 
 /// Why a request failed.
@@ -180,6 +182,11 @@ impl Node {
             Ok(Err(error)) => Err(Error::Backend(error.to_string())),
             Err(_) => Err(Error::Stopped),
         }
+    }
+
+    /// Says that the member is about to stop: streams end, new requests are refused.
+    pub fn begin_stop(&self) {
+        self.inner.stopping.send_replace(true);
     }
 
     /// Id of the member.
