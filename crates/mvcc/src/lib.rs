@@ -3,5 +3,6 @@
 pub mod event;
 mod index;
 pub mod record;
+pub mod watch;
 
 pub use event::{Event, EventKind, RevisionEvents};
