@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::event::RevisionEvents;
+use crate::store::{ReadError, Store};
 
 /// Why history cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -37,4 +38,30 @@ pub trait History: Send + Sync + 'static {
     /// The encoded `KeyValue` of a key as of a revision; `None` if there was none, or that
     /// revision is gone.
     fn record_at(&self, key: &[u8], revision: i64) -> Option<Bytes>;
+}
+
+impl History for Store {
+    fn current_revision(&self) -> i64 {
+        Self::current_revision(self)
+    }
+
+    fn compacted_revision(&self) -> i64 {
+        Self::compacted_revision(self)
+    }
+
+    fn changes(
+        &self,
+        from: i64,
+        to: i64,
+        max_revisions: usize,
+    ) -> Result<Vec<Arc<RevisionEvents>>, HistoryError> {
+        Self::changes(self, from, to, max_revisions).map_err(|error| match error {
+            ReadError::Compacted => HistoryError::Compacted,
+            other => HistoryError::Unreadable(Box::new(other)),
+        })
+    }
+
+    fn record_at(&self, key: &[u8], revision: i64) -> Option<Bytes> {
+        Self::record_at(self, key, revision).ok().flatten()
+    }
 }
