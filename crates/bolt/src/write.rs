@@ -23,6 +23,9 @@ use crate::reach::for_each_span;
 /// Share of a page that is filled when a node is split, unless set otherwise.
 pub const DEFAULT_FILL_PERCENT: f32 = 0.5;
 
+/// Called with a key and its value, `None` for a bucket; says whether to go on.
+pub type Visit<'a> = &'a mut dyn FnMut(&[u8], Option<&[u8]>) -> ControlFlow<()>;
+
 /// Leaves in memory with more entries than this are cut in two when something is inserted into
 /// their middle; appending moves nothing and so needs no limit.
 const LONG_LEAF_ENTRIES: usize = 1024;
@@ -189,11 +192,7 @@ impl<'tx> BucketMut<'tx> {
 
     /// Calls `visit` with the keys from `from` on in order, until it breaks; the value is `None`
     /// for a bucket.
-    pub fn scan(
-        &self,
-        from: &[u8],
-        visit: &mut dyn FnMut(&[u8], Option<&[u8]>) -> ControlFlow<()>,
-    ) -> Result<(), Error> {
+    pub fn scan(&self, from: &[u8], visit: Visit<'_>) -> Result<(), Error> {
         let root = self.trees.root_ref(self.index)?;
         let _complete = self.trees.scan(root, from, 0, visit)?;
         Ok(())
@@ -360,7 +359,7 @@ impl Trees {
         at: TreeRef<'_>,
         from: &[u8],
         depth: usize,
-        visit: &mut dyn FnMut(&[u8], Option<&[u8]>) -> ControlFlow<()>,
+        visit: Visit<'_>,
     ) -> Result<ControlFlow<()>, PageError> {
         if depth >= MAX_DEPTH {
             return Err(PageFault::TooDeep.on(self.nodes.base.meta.root));

@@ -378,3 +378,35 @@ fn statistics() {
     db.release_resident();
     assert_eq!(get(&db.read(), &[0]), Some(&[9; 3000][..]));
 }
+
+/// Pages of a bucket that is deleted with its parent right behind it must not be freed twice.
+#[test]
+fn a_deleted_bucket_inside_a_deleted_bucket() {
+    let db = open(&SimDisk::new(), verified()).unwrap();
+    let fill = |tx: &mut bolt::WriteTx<'_>| {
+        let mut bucket = tx.create_bucket_if_missing(b"b").unwrap();
+        for name in [&b"one"[..], b"two"] {
+            let mut nested = bucket.create_bucket_if_missing(name).unwrap();
+            for key in 0..200_u8 {
+                nested.put(&[key], &[key; 100]).unwrap();
+            }
+            nested.create_bucket_if_missing(b"inner").unwrap().put(b"k", &[1; 3000]).unwrap();
+        }
+    };
+    let mut tx = db.write().unwrap();
+    fill(&mut tx);
+    tx.commit().unwrap();
+    let mut tx = db.write().unwrap();
+    let mut bucket = tx.bucket(b"b").unwrap().unwrap();
+    bucket.bucket(b"two").unwrap().unwrap().delete_bucket(b"inner").unwrap();
+    bucket.bucket(b"one").unwrap().unwrap().put(b"k", b"changed before it goes").unwrap();
+    bucket.delete_bucket(b"one").unwrap();
+    tx.delete_bucket(b"b").unwrap();
+    fill(&mut tx);
+    tx.bucket(b"b").unwrap().unwrap().delete_bucket(b"two").unwrap();
+    tx.commit().unwrap();
+    let tx = db.read();
+    let bucket = tx.bucket(b"b").unwrap().unwrap();
+    assert!(bucket.bucket(b"two").unwrap().is_none());
+    assert_eq!(bucket.bucket(b"one").unwrap().unwrap().iter().count(), 201);
+}

@@ -55,7 +55,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn key_of(key: u16) -> Vec<u8> {
     // Lengths differ, and a few keys are long enough to need pages of their own in branches.
-    let padding = if key % 97 == 0 { 900 } else { usize::from(key % 7) };
+    let padding = if key.is_multiple_of(97) { 900 } else { usize::from(key % 7) };
     [format!("k{key:05}").into_bytes(), vec![b'x'; padding]].concat()
 }
 
@@ -213,7 +213,7 @@ impl World {
                 let tree = tree_at(tree, path);
                 with_bucket(tx, path, |bucket| {
                     bucket.set_fill_percent(0.9);
-                    let last = tree.0.keys().filter(|key| key[0] == b'l').next_back().cloned();
+                    let last = tree.0.keys().rfind(|key| key[0] == b'l').cloned();
                     let next = last.map_or(0, |key| {
                         String::from_utf8(key[1..].to_vec()).unwrap().parse::<u64>().unwrap() + 1
                     });
@@ -252,11 +252,7 @@ impl World {
                 let reader = self.db.as_ref().unwrap().read();
                 self.readers.push((reader, self.committed.clone()));
             }
-            Step::CloseReader(index) => {
-                if *index < self.readers.len() {
-                    self.readers.remove(*index);
-                }
-            }
+            Step::CloseReader(index) if *index < self.readers.len() => drop(self.readers.remove(*index)),
             Step::Reopen => {
                 self.check_readers();
                 self.readers.clear();
