@@ -215,7 +215,9 @@ impl Backend {
             return Err(Error::Failed);
         }
         let mut stats = CommitStats::default();
-        while let Some(segment) = self.seal() {
+        loop {
+            let (segment, leftover) = self.seal();
+            let Some(segment) = segment else { return Ok(stats) };
             let data = segment.read();
             let bolt = write_segment(db, &data)?;
             stats = CommitStats { operations: stats.operations + data.operations, committed: true, bolt };
@@ -227,16 +229,20 @@ impl Backend {
             }
             state.sealed = None;
             self.shared.view.store(Arc::new(View { base, sealed: None, active: state.active.clone() }));
+            if !leftover {
+                // What was appended meanwhile is for the next commit.
+                return Ok(stats);
+            }
         }
-        Ok(stats)
     }
 
-    /// The segment to write next: one that an earlier commit could not write, or what is active.
-    fn seal(&self) -> Option<Arc<Segment>> {
+    /// The segment to write next, and whether it is one that an earlier commit could not write.
+    fn seal(&self) -> (Option<Arc<Segment>>, bool) {
         let mut state = self.shared.state.lock();
-        if state.sealed.is_none() {
+        let leftover = state.sealed.is_some();
+        if !leftover {
             if state.active.read().is_empty() {
-                return None;
+                return (None, false);
             }
             state.sealed = Some(std::mem::take(&mut state.active));
             self.shared.pending.store(0, Ordering::Relaxed);
@@ -245,7 +251,7 @@ impl Backend {
             let (sealed, active) = (state.sealed.clone(), state.active.clone());
             self.shared.view.store(Arc::new(View { base, sealed, active }));
         }
-        state.sealed.clone()
+        (state.sealed.clone(), leftover)
     }
 
     /// Size of the file in use and below its high-water mark, as of the last commit.
@@ -278,11 +284,10 @@ impl Backend {
     pub fn snapshot(&self) -> Result<Snapshot, Error> {
         self.commit()?;
         let base = self.shared.view.load().base.clone();
-        Ok(Snapshot {
-            size: base.size_bytes(),
-            position: self.stored_consistent_position(),
-            reader: base.copy_reader(),
-        })
+        let reader = base.copy_reader();
+        let view = View { base, sealed: None, active: Arc::default() };
+        let position = schema::stored_position(&view)?;
+        Ok(Snapshot { size: view.base.size_bytes(), position, reader })
     }
 
     /// Commits, then hashes every bucket: name, then each key and value.
@@ -370,7 +375,7 @@ impl Snapshot {
         self.size
     }
 
-    /// A log position whose effects the image holds.
+    /// The log position whose effects the image holds.
     pub fn position(&self) -> LogPosition {
         self.position
     }

@@ -56,6 +56,15 @@ pub fn stored_position(view: &View) -> Result<LogPosition, Error> {
     Ok(LogPosition { index: number(CONSISTENT_INDEX)?.unwrap_or(0), term: number(TERM)?.unwrap_or(0) })
 }
 
+/// Sets the log position to any value, also a lower one: for tools that make a new member out of an
+/// old file. A running member lets [`WriteSet::applied`] do it.
+pub fn overwrite_position(position: LogPosition) -> [Change; 2] {
+    let number = |key: &'static [u8], number: u64| {
+        Change::put(BucketId::Meta, key, Bytes::copy_from_slice(&number.to_be_bytes()))
+    };
+    [number(CONSISTENT_INDEX, position.index), number(TERM, position.term)]
+}
+
 /// What a commit writes for a position. Zeros are never written.
 pub(crate) fn position_entries(
     applied: Option<LogPosition>,

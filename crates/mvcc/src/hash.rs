@@ -76,7 +76,7 @@ impl Store {
     /// is answered with the hash taken then, which names the compaction point before it.
     pub fn hash_kv(&self, revision: i64) -> Result<HashKv, ReadError> {
         let cached = self.hashes.lock().iter().find(|hash| hash.hash_revision == revision).copied();
-        if let Some(cached) = cached {
+        if let Some(cached) = cached.filter(|_| revision != 0) {
             return Ok(HashKv { current_revision: self.current_revision(), ..cached });
         }
         let state = self.state.read();

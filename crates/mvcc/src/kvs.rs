@@ -1,7 +1,7 @@
 //! Results of reads as bytes.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use prost::Message;
+use prost::{DecodeError, Message};
 use proto::mvccpb::KeyValue;
 
 use crate::record::{self, RecordFields, put_varint, split_delimited, varint_len};
@@ -47,12 +47,10 @@ impl EncodedKvs {
         })
     }
 
-    /// The messages, decoded. Keys and values share the memory of the result.
-    pub fn decode(&self) -> Vec<KeyValue> {
-        let decoded = |message| KeyValue::decode(self.fields.slice_ref(message));
-        self.iter()
-            .map(|message| decoded(message).expect("records were parsed when they were read"))
-            .collect()
+    /// The messages, decoded. Keys and values share the memory of the result. Fails if a stored
+    /// record is damaged: records are read without looking into them.
+    pub fn decode(&self) -> Result<Vec<KeyValue>, DecodeError> {
+        self.iter().map(|message| KeyValue::decode(self.fields.slice_ref(message))).collect()
     }
 
     /// The key of the last message.
@@ -138,7 +136,7 @@ mod tests {
         let mut builder = KvsBuilder::new(kvs.len());
         kvs.iter().for_each(|kv| builder.push_record(&kv.encode_to_vec()));
         let encoded = builder.finish();
-        assert_eq!(encoded.decode(), kvs);
+        assert_eq!(encoded.decode().unwrap(), kvs);
         assert_eq!(encoded.last_key().unwrap(), &kvs[299].key);
         let response = RangeResponse { kvs: kvs.clone(), ..RangeResponse::default() };
         assert_eq!(encoded.range_response_field(), &response.encode_to_vec());

@@ -6,7 +6,8 @@
 //!
 //! - [`Store`]: reads ([`Store::range`]) from any thread, one [`WriteTxn`] at a time;
 //! - compaction in bounded steps ([`Store::compaction_step`]), hashes ([`Store::hash_kv`]);
-//! - [`RevisionEvents`]: what watchers see of a revision, live or from history ([`Store::changes`]).
+//! - [`RevisionEvents`]: what watchers see of a revision, live or from history ([`Store::changes`]);
+//! - [`watch`]: the hub that brings them to watchers.
 //!
 //! No clock, no thread, no disk access of its own. Leases are only reported: which key had which.
 //!
@@ -22,6 +23,7 @@ mod range;
 pub mod record;
 mod store;
 mod txn;
+pub mod watch;
 
 pub use compact::{CompactionJob, CompactionTicket, Step};
 pub use event::{Event, EventKind, RevisionEvents};

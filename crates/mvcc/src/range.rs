@@ -214,13 +214,15 @@ impl Source<'_> {
 impl Store {
     /// Reads a range. Safe from any thread.
     pub fn range(&self, query: &RangeQuery) -> Result<RangeResult, ReadError> {
+        if let KeyRange::Single(key) = &query.range {
+            return self.range_single(key, query);
+        }
         for attempt in 0.. {
             let state = self.state.read();
             let at = state.resolve(query.revision)?;
             let (epoch, revision, view) = (state.epoch, state.current, self.backend.view());
-            let keep_lock = attempt >= MAX_RESTARTS || matches!(query.range, KeyRange::Single(_));
             let mut selection = Selection::default();
-            if keep_lock {
+            if attempt >= MAX_RESTARTS {
                 let done = select(&state.index, query, at, None, usize::MAX, &mut selection);
                 assert!(done.is_none(), "a walk without bound ends");
                 drop(state);
@@ -234,6 +236,24 @@ impl Store {
             return finish(query, selection, &Source { view: &view, own: &[] }, revision);
         }
         unreachable!("a read that keeps the lock is not disturbed")
+    }
+
+    /// The most frequent read: nothing to sort, nothing to cut.
+    fn range_single(&self, key: &Bytes, query: &RangeQuery) -> Result<RangeResult, ReadError> {
+        let state = self.state.read();
+        let at = state.resolve(query.revision)?;
+        let revision = state.current;
+        let found = state.index.get(key, at).filter(|_| !key.is_empty());
+        let wanted = found.filter(|found| !query.count_only && query.passes(found));
+        let count = i64::from(found.is_some());
+        let Some(found) = wanted else {
+            return Ok(RangeResult { count, revision, ..RangeResult::default() });
+        };
+        let view = self.backend.view();
+        drop(state);
+        let mut builder = KvsBuilder::new(1);
+        push(query, key, &found, &Source { view: &view, own: &[] }, &mut builder)?;
+        Ok(RangeResult { kvs: builder.finish(), count, more: false, revision })
     }
 
     /// Goes on with a walk. `Break`: the revision was compacted or the store replaced.
@@ -327,7 +347,7 @@ fn finish(
         records.truncate(query.limit());
         let mut builder = KvsBuilder::new(records.len());
         for selected in &records {
-            push(query, selected, source, &mut builder)?;
+            push(query, &selected.key, &selected.found, source, &mut builder)?;
         }
         builder.finish()
     };
@@ -381,19 +401,21 @@ fn sorted_by_value(
 
 fn push(
     query: &RangeQuery,
-    selected: &Selected,
+    key: &[u8],
+    found: &Found,
     source: &Source<'_>,
     builder: &mut KvsBuilder,
 ) -> Result<(), ReadError> {
-    let Found { modified, created, version, leased } = selected.found;
+    let Found { modified, created, version, leased } = *found;
     if !query.keys_only {
         builder.push_record(&source.record(modified)?);
         return Ok(());
     }
     // The index knows all but the lease, and whether there is one.
-    let lease = if leased && !query.keys_only_from_index { source.lease(modified)? } else { 0 };
+    let from_index = query.keys_only_from_index && query.sort_target != SortTarget::Value;
+    let lease = if leased && !from_index { source.lease(modified)? } else { 0 };
     builder.push_fields(&RecordFields {
-        key: &selected.key,
+        key,
         create_revision: created,
         mod_revision: modified.main,
         version,

@@ -4,6 +4,8 @@
 //! of a walk, never across the disk. One transaction writes at a time. What it adds to the index is
 //! newer than the current revision, so readers pass it by until the revision is published.
 
+use std::path::Path;
+
 use backend::{Backend, Error as BackendError, schema};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -136,19 +138,20 @@ impl Store {
         Ok((Self { backend, state: RwLock::new(state), writer, hashes }, restored))
     }
 
-    /// Builds the state anew after [`Backend::replace`]. Reads go on with the old state until then;
-    /// compaction jobs of the old state end without effect.
-    pub fn reload(&self) -> Result<Restored, ReadError> {
+    /// Lets a received database take the place of this one ([`Backend::replace`]) and builds the
+    /// state anew. Reads wait meanwhile, views taken before keep the old state; compaction jobs of
+    /// the old state end without effect. After an error the store must not be used any more.
+    pub fn replace(&self, new_db: &Path) -> Result<Restored, ReadError> {
         let _writer = self.writer.lock();
-        let (mut state, mut restored) = restore(&self.backend)?;
-        let old = {
-            let mut current = self.state.write();
-            state.epoch = current.epoch + 1;
-            if let Some(job) = &mut restored.resume_compaction {
-                job.epoch = state.epoch;
-            }
-            std::mem::replace(&mut *current, state)
-        };
+        let mut state = self.state.write();
+        self.backend.replace(new_db)?;
+        let (mut new, mut restored) = restore(&self.backend)?;
+        new.epoch = state.epoch + 1;
+        if let Some(job) = &mut restored.resume_compaction {
+            job.epoch = new.epoch;
+        }
+        let old = std::mem::replace(&mut *state, new);
+        drop(state);
         drop(old);
         Ok(restored)
     }

@@ -31,7 +31,7 @@ fn amount(value: &[u8]) -> i64 {
 /// Sums all accounts; a torn view would show money made or lost.
 fn check(store: &Store, revision: i64) -> Result<i64, ReadError> {
     let result = store.range(&RangeQuery { revision, ..RangeQuery::new(everything()) })?;
-    let kvs = result.kvs.decode();
+    let kvs = result.kvs.decode().unwrap();
     assert_eq!(kvs.len(), ACCOUNTS);
     assert_eq!(kvs.iter().map(|kv| amount(&kv.value)).sum::<i64>(), ACCOUNTS as i64 * START);
     let newest = kvs.iter().map(|kv| kv.mod_revision).max().unwrap();

@@ -360,6 +360,7 @@ impl Machine {
                 let found: Vec<_> = result
                     .kvs
                     .decode()
+                    .unwrap()
                     .into_iter()
                     .map(|kv| (kv.key.to_vec(), kv.mod_revision, kv.value.to_vec(), kv.lease))
                     .collect();

@@ -2,32 +2,31 @@
 //!
 //! ```text
 //! bytes: common prefix | rest of key 0 | rest of key 1 | ...
-//! ends:  end of each rest in `bytes`
-//! heads: first four bytes of each rest as a big-endian number, padded with zeros
+//! slots: per key: first four bytes of its rest as a big-endian number, padded with zeros (upper
+//!        half) | end of its rest in `bytes` (lower half)
 //! ```
 //!
-//! The prefix that all keys share is stored once. A search goes through the heads, four to a
-//! quarter of a cache line each, and looks at bytes only where heads are equal. The prefix is
-//! chosen when a row is split or joined; a new key that does not have it shortens it.
+//! The prefix that all keys share is stored once. A search goes through the slots, eight to a cache
+//! line, and looks at bytes only where the upper halves are equal. The prefix is chosen when a row
+//! is split or joined; a new key that does not have it shortens it.
 
 use std::ops::Range;
 
 /// Room added when a row must grow: rows are many, so slack counts.
-const GROW_KEYS: usize = 8;
-const GROW_BYTES: usize = 128;
+const GROW_KEYS: usize = 16;
+const GROW_BYTES: usize = 256;
 
 /// The row.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PackedKeys {
-    prefix_len: usize,
+    slots: Vec<u64>,
     bytes: Vec<u8>,
-    ends: Vec<u32>,
-    heads: Vec<u32>,
+    prefix_len: usize,
 }
 
 impl PackedKeys {
     pub(super) fn len(&self) -> usize {
-        self.ends.len()
+        self.slots.len()
     }
 
     pub(super) fn prefix(&self) -> &[u8] {
@@ -36,7 +35,7 @@ impl PackedKeys {
 
     /// The key at `position` without the prefix.
     pub(super) fn rest(&self, position: usize) -> &[u8] {
-        &self.bytes[self.start(position)..self.ends[position] as usize]
+        &self.bytes[self.start(position)..end_of(self.slots[position])]
     }
 
     pub(super) fn key(&self, position: usize) -> Vec<u8> {
@@ -46,7 +45,7 @@ impl PackedKeys {
     fn start(&self, position: usize) -> usize {
         match position {
             0 => self.prefix_len,
-            _ => self.ends[position - 1] as usize,
+            _ => end_of(self.slots[position - 1]),
         }
     }
 
@@ -57,10 +56,10 @@ impl PackedKeys {
             return Err(if key < prefix { 0 } else { self.len() });
         }
         let rest = &key[prefix.len()..];
-        let head = head_of(rest);
-        let mut low = self.heads.partition_point(|other| *other < head);
+        let (first, last) = (slot(head_of(rest), 0), slot(head_of(rest), u32::MAX as usize));
+        let mut low = self.slots.partition_point(|slot| *slot < first);
         let mut high = low;
-        while high < self.len() && self.heads[high] == head {
+        while high < self.len() && self.slots[high] <= last {
             high += 1;
         }
         while low < high {
@@ -85,19 +84,18 @@ impl PackedKeys {
         self.bytes.resize(old_len + rest.len(), 0);
         self.bytes.copy_within(at..old_len, at + rest.len());
         self.bytes[at..at + rest.len()].copy_from_slice(rest);
-        reserve(&mut self.ends, 1, GROW_KEYS);
-        self.ends.insert(position, at as u32);
-        self.ends[position..].iter_mut().for_each(|end| *end += rest.len() as u32);
-        reserve(&mut self.heads, 1, GROW_KEYS);
-        self.heads.insert(position, head_of(rest));
+        assert!(self.bytes.len() <= u32::MAX as usize, "a row stays below 4 GiB");
+        reserve(&mut self.slots, 1, GROW_KEYS);
+        self.slots.insert(position, slot(head_of(rest), at));
+        // Ends are the lower halves and stay below 2^32, so they can be moved in place.
+        self.slots[position..].iter_mut().for_each(|slot| *slot += rest.len() as u64);
     }
 
     pub(super) fn remove(&mut self, position: usize) {
-        let (from, to) = (self.start(position), self.ends[position] as usize);
+        let (from, to) = (self.start(position), end_of(self.slots[position]));
         self.bytes.drain(from..to);
-        self.ends.remove(position);
-        self.ends[position..].iter_mut().for_each(|end| *end -= (to - from) as u32);
-        self.heads.remove(position);
+        self.slots.remove(position);
+        self.slots[position..].iter_mut().for_each(|slot| *slot -= (to - from) as u64);
     }
 
     /// Cuts the row: keys from `position` on leave. Both parts get the longest prefix.
@@ -123,10 +121,9 @@ impl PackedKeys {
         let shared = common_prefix(self.prefix(), other.prefix());
         let mut joined = self.with_prefix(0..self.len(), shared);
         let moved = other.with_prefix(0..other.len(), shared);
-        let shift = (joined.bytes.len() - shared) as u32;
+        let shift = (joined.bytes.len() - shared) as u64;
         joined.bytes.extend_from_slice(&moved.bytes[shared..]);
-        joined.ends.extend(moved.ends.iter().map(|end| end + shift));
-        joined.heads.extend_from_slice(&moved.heads);
+        joined.slots.extend(moved.slots.iter().map(|slot| slot + shift));
         *self = joined;
     }
 
@@ -145,11 +142,10 @@ impl PackedKeys {
             copy.bytes.extend_from_slice(&self.bytes[..prefix_len]);
             return copy;
         };
-        let rest_bytes = self.ends[range.end - 1] as usize - self.start(first);
+        let rest_bytes = end_of(self.slots[range.end - 1]) - self.start(first);
         let total = prefix_len + rest_bytes + range.len() * self.prefix_len - range.len() * prefix_len;
         copy.bytes.reserve_exact(total + GROW_BYTES);
-        copy.ends.reserve_exact(range.len() + GROW_KEYS);
-        copy.heads.reserve_exact(range.len() + GROW_KEYS);
+        copy.slots.reserve_exact(range.len() + GROW_KEYS);
         // More prefix comes from the first key, less goes in front of every key.
         let taken = prefix_len.saturating_sub(self.prefix_len);
         let given = &self.bytes[prefix_len.min(self.prefix_len)..self.prefix_len];
@@ -159,15 +155,14 @@ impl PackedKeys {
             let begin = copy.bytes.len();
             copy.bytes.extend_from_slice(given);
             copy.bytes.extend_from_slice(&self.rest(position)[taken..]);
-            copy.ends.push(copy.bytes.len() as u32);
-            copy.heads.push(head_of(&copy.bytes[begin..]));
+            copy.slots.push(slot(head_of(&copy.bytes[begin..]), copy.bytes.len()));
         }
         copy
     }
 
     /// Bytes of memory held.
     pub(super) fn memory(&self) -> usize {
-        self.bytes.capacity() + 4 * (self.ends.capacity() + self.heads.capacity())
+        self.bytes.capacity() + 8 * self.slots.capacity()
     }
 }
 
@@ -175,6 +170,14 @@ fn reserve<T>(row: &mut Vec<T>, needed: usize, grow: usize) {
     if row.capacity() - row.len() < needed {
         row.reserve_exact(needed.max(grow));
     }
+}
+
+fn slot(head: u32, end: usize) -> u64 {
+    u64::from(head) << 32 | end as u64
+}
+
+fn end_of(slot: u64) -> usize {
+    slot as u32 as usize
 }
 
 fn head_of(rest: &[u8]) -> u32 {

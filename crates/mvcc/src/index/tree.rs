@@ -17,10 +17,13 @@ const LEAF_KEYS: usize = 64;
 const INNER_KEYS: usize = 64;
 /// A node with fewer keys looks for a neighbour to join, if both fit in three quarters of a node.
 const SMALL: usize = 16;
+/// Room added when a leaf must grow.
+const GROW_ENTRIES: usize = 16;
 
+/// Leaves stand in their parent's row of children: one miss less on the way to a key.
 #[derive(Debug)]
 enum Node {
-    Leaf(Box<Leaf>),
+    Leaf(Leaf),
     Inner(Box<Inner>),
 }
 
@@ -52,7 +55,7 @@ pub(super) struct Tree {
 
 impl Default for Tree {
     fn default() -> Self {
-        Self { root: Node::Leaf(Box::default()), len: 0 }
+        Self { root: Node::Leaf(Leaf::default()), len: 0 }
     }
 }
 
@@ -83,7 +86,7 @@ impl Tree {
         let (result, grown, split) = self.root.upsert(key, update);
         self.len += usize::from(grown);
         if let Some(Split { separator, right }) = split {
-            let left = std::mem::replace(&mut self.root, Node::Leaf(Box::default()));
+            let left = std::mem::replace(&mut self.root, Node::Leaf(Leaf::default()));
             let mut root = Inner { children: vec![left, right], ..Inner::default() };
             root.separators.insert(0, &separator);
             self.root = Node::Inner(Box::new(root));
@@ -138,7 +141,7 @@ impl Tree {
                         self.root = child;
                     }
                 }
-                Node::Inner(inner) if inner.children.is_empty() => self.root = Node::Leaf(Box::default()),
+                Node::Inner(inner) if inner.children.is_empty() => self.root = Node::Leaf(Leaf::default()),
                 _ => return,
             }
         }
@@ -335,9 +338,7 @@ impl Node {
 
     fn memory(&self) -> usize {
         match self {
-            Self::Leaf(leaf) => {
-                size_of::<Leaf>() + leaf.keys.memory() + leaf.entries.capacity() * size_of::<Entry>()
-            }
+            Self::Leaf(leaf) => leaf.keys.memory() + leaf.entries.capacity() * size_of::<Entry>(),
             Self::Inner(inner) => {
                 let own = size_of::<Inner>() + inner.separators.memory();
                 own + inner.children.iter().map(|child| size_of::<Node>() + child.memory()).sum::<usize>()
@@ -351,7 +352,7 @@ impl Leaf {
         let appended = position == self.entries.len();
         self.keys.insert(position, key);
         if self.entries.len() == self.entries.capacity() {
-            self.entries.reserve_exact(8);
+            self.entries.reserve_exact(GROW_ENTRIES);
         }
         self.entries.insert(position, entry);
         if self.entries.len() <= LEAF_KEYS {
@@ -363,8 +364,8 @@ impl Leaf {
         // The shortest string above `last` and not above `first`.
         let separator = first[..common_prefix(&last, &first) + 1].to_vec();
         let right = Leaf { keys: self.keys.split_off(cut), entries: self.entries.split_off(cut) };
-        self.entries.shrink_to(self.entries.len() + 4);
-        Some(Split { separator, right: Node::Leaf(Box::new(right)) })
+        self.entries.shrink_to(self.entries.len() + GROW_ENTRIES / 2);
+        Some(Split { separator, right: Node::Leaf(right) })
     }
 }
 

@@ -40,7 +40,7 @@ pub struct Value {
 
 pub fn read_all(store: &Store, revision: i64) -> BTreeMap<Vec<u8>, Value> {
     let result = store.range(&RangeQuery { revision, ..RangeQuery::new(everything()) }).unwrap();
-    let kvs = result.kvs.decode();
+    let kvs = result.kvs.decode().unwrap();
     assert_eq!(result.count as usize, kvs.len());
     assert!(kvs.is_sorted_by(|left, right| left.key < right.key));
     let value = |kv: &proto::mvccpb::KeyValue| Value {
