@@ -26,8 +26,6 @@ pub enum Fault {
     ReachableFreed { page: PageId },
     #[error("page {page}: unreachable unfreed")]
     UnreachableUnfreed { page: PageId },
-    #[error("page {page}: key {index} is not greater than the key before it")]
-    KeyOrder { page: PageId, index: usize },
     #[error("page {page}: the first key is less than the key of the page in its parent {parent}")]
     BelowParentKey { page: PageId, parent: PageId },
     #[error("page {page}: key {index} is not less than the next key of an ancestor")]
@@ -157,7 +155,7 @@ impl<'a> Check<'a> {
                 self.faults.push(Fault::EmptyKey { page: id, index });
             }
             if before.is_some_and(|before| key <= before) {
-                self.faults.push(Fault::KeyOrder { page: id, index });
+                self.faults.push(PageFault::KeyOrder { index }.on(id).into());
             }
             if index == 0 && visit.lower.is_some_and(|lower| key < lower) {
                 self.faults.push(Fault::BelowParentKey { page: id, parent: visit.parent });

@@ -30,7 +30,7 @@ use thiserror::Error;
 use types::{ClusterId, CompatVersion, ConfState, Entry, EntryKind, HardState, MemberId, Snapshot, Version};
 use wal::Wal;
 
-use crate::log;
+use crate::logging as log;
 
 /// What a member is made from.
 #[derive(Clone, Debug)]
@@ -321,7 +321,7 @@ fn create_log(
 ) -> Result<OpenLog, Error> {
     let members = initial.members(&options.initial_cluster_token)?;
     let ids: Vec<MemberId> = members.iter().map(|member| member.id).collect();
-    let cluster_id = membership::cluster_id(&ids);
+    let cluster_id = membership::cluster_id(ids.iter().copied());
     let member_id = members
         .iter()
         .find(|member| member.attributes.name == options.name)
@@ -496,11 +496,11 @@ fn assemble(options: &Options, backend: Backend, log: OpenLog) -> Result<Parts, 
         shared.clone(),
     );
     let config = member::Config {
-        id: log.member_id,
         election_ticks: options.election_ticks as usize,
         pre_vote: options.pre_vote,
         applied: log.snapshot.position.index,
-        ..member::Config::default()
+        log: Some(Arc::new(raft_line)),
+        ..member::Config::new(log.member_id.0)
     };
     let state = LogState {
         entries: log.entries,
@@ -522,6 +522,17 @@ fn assemble(options: &Options, backend: Backend, log: OpenLog) -> Result<Parts, 
         snapshot_index: log.snapshot.position.index,
         resume_compaction: restored.resume_compaction.map(|job| job.with_batch(options.compaction_batch_limit)),
     })
+}
+
+/// A line of the consensus library, as upstream's logger `raft` prints them.
+fn raft_line(level: consensus::Level, text: &str) {
+    let raft = crate::log::named("raft");
+    match level {
+        consensus::Level::Debug => raft.debug(text, &[]),
+        consensus::Level::Info => raft.info(text, &[]),
+        consensus::Level::Warn => raft.warn(text, &[]),
+        consensus::Level::Error => raft.error(text, &[]),
+    }
 }
 
 /// Payload bytes of applied entries that stay in memory at most.

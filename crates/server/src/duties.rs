@@ -9,6 +9,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use apply::Reply;
@@ -18,7 +19,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use types::{LeaseId, MemberId, Version};
 
 use crate::lanes::Answer;
-use crate::log;
+use crate::logging as log;
 use crate::node::Node;
 
 /// How often the primary looks for expired leases and due checkpoints.
@@ -133,7 +134,7 @@ async fn settle_cluster_version(node: &Rc<Node>) {
         return;
     }
     let target = node.compat().cluster_version();
-    let current = node.shared().cluster().cluster_version();
+    let current = node.shared().cluster().version();
     if current.is_some_and(|current| current >= target) {
         return;
     }
@@ -177,21 +178,30 @@ fn log_cluster_version(node: &Node, previous: Option<Version>, current: Version)
     log::info!("cluster version is updated", "cluster-version" => format!("{}.{}", current.major, current.minor));
 }
 
-/// Moves the storage version towards the cluster version, one minor version at a time.
+/// Moves the storage version to the cluster version, as far as the claimed release knows one.
 fn raise_storage_version(node: &Node) {
-    let Some(target) = node.shared().cluster().cluster_version() else { return };
-    let target = node.compat().storage_version().map_or(target, |highest| highest.min(target));
-    if node.compat().storage_version().is_none() {
+    let (Some(cluster), Some(own)) =
+        (node.shared().cluster().version(), node.compat().storage_version())
+    else {
+        return;
+    };
+    let target = cluster.min(own);
+    let current = backend::schema::detect_version(&node.backend().view());
+    if current.as_ref().is_ok_and(|current| *current >= target) {
         return;
     }
-    match node.backend().raise_storage_version(target) {
-        Ok(steps) => {
-            for version in steps {
-                log::info!("updated storage version", "new-storage-version" => version.to_string());
-            }
-        }
+    log::info!("cluster version differs from storage version.",
+        "cluster-version" => target.to_string(),
+        "storage-version" => current.map(|version| version.to_string()).unwrap_or_default());
+    // The commit blocks: not on a worker.
+    let (backend, compat) = (node.backend().clone(), node.compat());
+    tokio::task::spawn_blocking(move || match backend.migrate(target, compat, None) {
+        Ok(false) => {}
+        Ok(true) => log::info!("updated storage version", "new-storage-version" => target.to_string()),
+        // Undecided yet: the first entry of a term settles it.
+        Err(backend::schema::VersionError::MissingTerm) => {}
         Err(error) => log::error!("failed to update storage version", "error" => error.to_string()),
-    }
+    });
 }
 
 /// Raises NOSPACE for this member, then gives the answer that waited.
@@ -227,7 +237,7 @@ async fn expire_leases(node: Rc<Node>) {
             if !lessor.is_primary() {
                 continue;
             }
-            (lessor.expired(now, lease::REVOKES_PER_ROUND), lessor.due_checkpoints(now))
+            (lessor.expired(now, lease::REVOKES_PER_ROUND), lessor.due_checkpoints(now, 1000))
         };
         for id in expired {
             let Ok(slot) = slots.clone().acquire_owned().await else { return };
@@ -237,8 +247,12 @@ async fn expire_leases(node: Rc<Node>) {
                 drop(slot);
             });
         }
-        for batch in checkpoints.chunks(1000) {
-            let checkpoints = batch.to_vec();
+        if !checkpoints.is_empty() {
+            let checkpoint = |(id, remaining): (LeaseId, i64)| pb::LeaseCheckpoint {
+                id: id.0,
+                remaining_ttl: remaining,
+            };
+            let checkpoints = checkpoints.into_iter().map(checkpoint).collect();
             let request = pb::InternalRaftRequest {
                 lease_checkpoint: Some(pb::LeaseCheckpointRequest { checkpoints }),
                 ..Default::default()
@@ -256,7 +270,7 @@ async fn revoke(node: &Node, id: LeaseId) {
         ..Default::default()
     };
     match node.propose_internal(request).await {
-        Ok(Reply::LeaseRevoke(_)) => node.metrics().lease_expired(),
+        Ok(Reply::LeaseRevoke(_)) => drop(node.metrics().leases_expired.fetch_add(1, Relaxed)),
         // Gone already, or refused for a moment: it is handed out again if it still exists.
         Ok(_) => {}
         Err(error) => log::warn!(

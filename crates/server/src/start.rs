@@ -7,7 +7,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use api::grpc::Workers;
 use crossbeam_channel::Sender;
 use env::{Clock, Disk};
 use membership::Attributes;
-use mvcc::watch::{Hub, HubWorker};
+use mvcc::watch::Hub;
 use tokio::sync::watch;
 use types::Snapshot;
 
@@ -27,16 +26,14 @@ use crate::driver::store_threads::{BackendSignal, CompactionThread, CompactionWo
 use crate::driver::{self, Input};
 use crate::fatal::Fatal;
 use crate::lanes::{self, Answers, LANE_COUNT, Lanes};
-use crate::log;
-use crate::metrics::Metrics;
+use crate::logging as log;
+use crate::counters::Counters;
 use crate::node::{Inner, Node};
 use crate::progress::Progress;
 use crate::duties;
 
 /// How often old files are looked for.
 const PURGE_INTERVAL: Duration = Duration::from_secs(30);
-/// Longest sleep of the watch thread: it also drives progress notifications.
-const WATCH_STEP: Duration = Duration::from_millis(100);
 
 /// How to run a member.
 #[derive(Clone, Debug)]
@@ -86,7 +83,7 @@ struct Stop {
     to_log: Sender<LogWork>,
     compaction_stop: Sender<()>,
     backend: BackendSignal,
-    watch_stop: Arc<AtomicBool>,
+    hub: Hub,
     purge_stop: Sender<()>,
     raft: JoinHandle<()>,
     apply: JoinHandle<()>,
@@ -133,7 +130,7 @@ struct Assembly<'a> {
     parts: Parts,
     workers: Arc<Workers>,
     fatal: Fatal,
-    metrics: Arc<Metrics>,
+    metrics: Arc<Counters>,
     progress: Arc<Progress>,
     lanes: Arc<Lanes>,
 }
@@ -251,6 +248,7 @@ impl<'a> Assembly<'a> {
             fatal: fatal.clone(),
         };
 
+        let watch_clock = clock.clone();
         let node = Node::new(Inner {
             id: parts.member_id,
             cluster_id: parts.cluster_id,
@@ -265,7 +263,7 @@ impl<'a> Assembly<'a> {
             store: parts.store,
             backend: parts.backend.clone(),
             shared: parts.shared,
-            hub,
+            hub: hub.clone(),
             lanes: lanes.clone(),
             progress,
             metrics: metrics.clone(),
@@ -282,7 +280,6 @@ impl<'a> Assembly<'a> {
         let duties_node = node.clone();
         workers.spawn_on(0, move || duties::run(duties_node, duty_queue, published));
 
-        let watch_stop = Arc::new(AtomicBool::new(false));
         let (purge_stop, purge_stopped) = crossbeam_channel::bounded(1);
         let stop = Stop {
             stopping,
@@ -299,10 +296,12 @@ impl<'a> Assembly<'a> {
                 let (metrics, fatal) = (metrics, fatal.clone());
                 spawn("backend", move || signal.run(interval, &metrics, &fatal))?
             },
-            watch: {
-                let stop = watch_stop.clone();
-                spawn("watch", move || run_watch(hub_worker, &stop))?
-            },
+            watch: spawn("watch", move || {
+                hub_worker.run(
+                    move || watch_clock.now(),
+                    |error| log::error!("watch", "error" => crate::log::Value::error(&error)),
+                );
+            })?,
             purge: {
                 let (disk, options) = (disk, options.clone());
                 spawn("purge", move || {
@@ -317,7 +316,7 @@ impl<'a> Assembly<'a> {
             to_log,
             compaction_stop,
             backend,
-            watch_stop,
+            hub,
             purge_stop,
         };
         Ok(Running { node, workers, fatal, published: is_published, stop })
@@ -335,7 +334,7 @@ impl Running {
             to_log,
             compaction_stop,
             backend,
-            watch_stop,
+            hub,
             purge_stop,
             raft,
             apply,
@@ -363,7 +362,7 @@ impl Running {
         let _ = log.join();
         backend.stop();
         let _ = backend_thread.join();
-        watch_stop.store(true, Ordering::Release);
+        hub.close();
         let _ = watch.join();
         let _ = purge.join();
         let _ = preparer.join();
@@ -372,12 +371,6 @@ impl Running {
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name.to_owned()).spawn(run)
-}
-
-fn run_watch(mut worker: HubWorker, stop: &AtomicBool) {
-    while !stop.load(Ordering::Acquire) {
-        worker.step(WATCH_STEP);
-    }
 }
 
 fn purge(disk: &dyn Disk, options: &Options) {
@@ -402,5 +395,9 @@ fn remove_old(disk: &dyn Disk, dir: &Path, suffix: &str, keep: usize) {
 }
 
 fn watch_options(options: &Options) -> mvcc::watch::Options {
-    mvcc::watch::Options { progress_interval: options.watch_progress_interval, ..Default::default() }
+    mvcc::watch::Options {
+        progress_interval: options.watch_progress_interval,
+        seed: options.bootstrap.seed,
+        ..Default::default()
+    }
 }

@@ -1,8 +1,8 @@
 //! The apply thread: owns the state machine, publishes results, events and read views.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Release;
-use std::time::Instant;
+use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::time::{Duration, Instant};
 
 use apply::{Applied, Applier, FollowUp};
 use crossbeam_channel::{Receiver, Sender};
@@ -17,13 +17,16 @@ use super::store_threads::{BackendSignal, CompactionWork};
 use crate::duties::Duty;
 use crate::fatal::Fatal;
 use crate::lanes::{Answer, Answers};
-use crate::log;
-use crate::metrics::Metrics;
+use crate::logging as log;
+use crate::counters::Counters;
 use crate::progress::Progress;
 
 /// Entries applied before their answers are delivered: bounds how long the first one waits for
 /// the last.
 const ENTRIES_PER_DELIVERY: usize = 256;
+
+/// An entry that takes longer than this is slow.
+const SLOW_APPLY: Duration = Duration::from_millis(100);
 
 /// Work for the apply thread.
 #[derive(Debug)]
@@ -61,11 +64,11 @@ pub struct ApplyThread {
     /// Shared numbers.
     pub progress: Arc<Progress>,
     /// Counters.
-    pub metrics: Arc<Metrics>,
+    pub metrics: Arc<Counters>,
     /// Time for leases.
     pub clock: Arc<dyn Clock>,
     /// Added to the TTL of each lease when this member becomes leader.
-    pub lease_extension: std::time::Duration,
+    pub lease_extension: Duration,
     /// Applied entries between two disk snapshots.
     pub snapshot_count: u64,
     /// Records looked at per compaction batch.
@@ -113,7 +116,10 @@ impl ApplyThread {
         }
         self.answers.flush();
         self.backend.pending();
-        self.metrics.applied(entries.len(), start.elapsed());
+        self.metrics.entries_applied.fetch_add(entries.len() as u64, Relaxed);
+        if start.elapsed() > SLOW_APPLY * u32::try_from(entries.len()).unwrap_or(u32::MAX) {
+            self.metrics.slow_applies.fetch_add(1, Relaxed);
+        }
         if let Some(last) = entries.last() {
             // The raft thread ends before this one; what it does not hear needs no answer.
             let _ = self.to_raft.send(Input::Applied(last.index));

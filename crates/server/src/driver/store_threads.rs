@@ -1,6 +1,7 @@
 //! The threads behind the backend: commits, disk snapshots, physical compaction, watch.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use backend::Backend;
@@ -11,8 +12,8 @@ use types::Snapshot;
 
 use super::log_thread::LogWork;
 use crate::fatal::Fatal;
-use crate::log;
-use crate::metrics::Metrics;
+use crate::logging as log;
+use crate::counters::Counters;
 
 /// How far apply may run ahead of the backend, in batches, before it waits.
 const MAX_BATCHES_AHEAD: usize = 16;
@@ -71,7 +72,7 @@ impl BackendSignal {
     }
 
     /// Commits each `interval`, or as soon as asked. Runs until stopped.
-    pub fn run(&self, interval: Duration, metrics: &Metrics, fatal: &Fatal) {
+    pub fn run(&self, interval: Duration, metrics: &Counters, fatal: &Fatal) {
         loop {
             let stop = {
                 let mut wanted = self.state.wanted.lock();
@@ -86,7 +87,7 @@ impl BackendSignal {
             };
             let start = Instant::now();
             match self.backend.commit() {
-                Ok(stats) if stats.committed => metrics.backend_commit(start.elapsed()),
+                Ok(stats) if stats.committed => metrics.backend_commit.observe(start.elapsed()),
                 Ok(_) => {}
                 Err(error) => return fatal.stop(format!("backend: {error}")),
             }
@@ -119,7 +120,7 @@ pub struct CompactionThread {
     /// Finished compactions.
     pub finished: tokio::sync::watch::Sender<i64>,
     /// Counters.
-    pub metrics: Arc<Metrics>,
+    pub metrics: Arc<Counters>,
     /// Where to report the end of everything.
     pub fatal: Fatal,
 }
@@ -132,7 +133,8 @@ impl CompactionThread {
             if !self.compact(&mut job) {
                 return;
             }
-            self.metrics.compaction(start.elapsed(), job.deleted());
+            self.metrics.compaction.observe(start.elapsed());
+            self.metrics.compaction_keys.fetch_add(job.deleted() as u64, Relaxed);
             log::info!(
                 "finished scheduled compaction",
                 "compact-revision" => job.revision(),
