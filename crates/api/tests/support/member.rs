@@ -19,6 +19,7 @@ use backend::Backend;
 use env::sim::SimDisk;
 use lease::{Lessor, RenewOutcome};
 use membership::Cluster;
+use mvcc::watch::Hub;
 use mvcc::{CompactionJob, Store};
 use parking_lot::Mutex;
 use prost::Message;
@@ -32,6 +33,8 @@ pub const TERM: u64 = 2;
 pub struct FakeMember {
     machine: Mutex<Machine>,
     store: Arc<Store>,
+    hub: Hub,
+    hub_worker: Mutex<Option<std::thread::JoinHandle<()>>>,
     backend: Backend,
     shared: Arc<Shared>,
     config: Config,
@@ -62,6 +65,11 @@ impl FakeMember {
         let backend = Backend::open(Arc::new(SimDisk::new()), Path::new("db"), options).unwrap();
         let (store, _) = Store::open(backend.clone()).unwrap();
         let store = Arc::new(store);
+        let watch_options =
+            mvcc::watch::Options { progress_interval: config.progress_notify_interval, ..Default::default() };
+        let (hub, worker) = Hub::new(store.clone(), watch_options);
+        let started = std::time::Instant::now();
+        let worker = std::thread::spawn(move || worker.run(|| started.elapsed(), |error| panic!("{error}")));
         let mut cluster = Cluster::new(CLUSTER, 1);
         let member = membership::Member {
             id: MEMBER,
@@ -90,6 +98,8 @@ impl FakeMember {
         Arc::new(Self {
             machine: Mutex::new(Machine { applier, next_index: 1, jobs: Vec::new() }),
             store,
+            hub,
+            hub_worker: Mutex::new(Some(worker)),
             backend,
             shared,
             config,
@@ -133,15 +143,22 @@ impl FakeMember {
             _ => {}
         }
         drop(machine);
-        self.publish(applied.events);
+        self.hub.publish(applied.events);
         if raise {
             let alarm = pb::AlarmRequest { action: 1, member_id: MEMBER.0, alarm: 1 };
             self.apply(pb::InternalRaftRequest { alarm: Some(alarm), ..Default::default() })?;
         }
         applied.result.map_err(Error::from)
     }
+}
 
-    fn publish(&self, _: Option<Arc<mvcc::RevisionEvents>>) {}
+impl Drop for FakeMember {
+    fn drop(&mut self) {
+        self.hub.close();
+        if let Some(worker) = self.hub_worker.lock().take() {
+            worker.join().unwrap();
+        }
+    }
 }
 
 impl Member for FakeMember {
@@ -198,6 +215,10 @@ impl Member for FakeMember {
 
     fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    fn hub(&self) -> &Hub {
+        &self.hub
     }
 
     fn backend(&self) -> &Backend {
