@@ -9,6 +9,7 @@ use std::time::Duration;
 use apply::{Quota, Reply, Shared};
 use backend::Backend;
 use mvcc::Store;
+use mvcc::watch::Hub;
 
 use proto::etcdserverpb::{InternalRaftRequest, ResponseHeader};
 use types::{ClusterId, CompatVersion, LeaseId, MemberId, Version};
@@ -50,6 +51,9 @@ pub trait Member: Send + Sync + 'static {
 
     /// The key-value store.
     fn store(&self) -> &Arc<Store>;
+
+    /// The watch hub.
+    fn hub(&self) -> &Hub;
 
     /// The backend.
     fn backend(&self) -> &Backend;

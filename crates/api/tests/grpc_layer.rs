@@ -1,6 +1,9 @@
 //! The gRPC layer by itself, over loopback sockets: framing, limits, texts, streams, stopping.
 
-mod support;
+mod support {
+    pub mod client;
+    pub use client::*;
+}
 
 use std::cell::Cell;
 use std::io::Write;

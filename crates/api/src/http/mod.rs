@@ -81,7 +81,10 @@ impl HttpSide {
                 let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
                 typed(StatusCode::OK, content_type, (self.metrics)())
             }
-            "/health" => get_only(request).unwrap_or(self.health(member, request.uri()).await),
+            "/health" => match get_only(request) {
+                Some(refusal) => refusal,
+                None => self.health(member, request.uri()).await,
+            },
             _ if path.starts_with("/livez") || path.starts_with("/readyz") => {
                 self.probe(member, request).await
             }

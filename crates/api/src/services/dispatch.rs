@@ -9,7 +9,7 @@ use http::{Request, Response};
 use prost::Message;
 use proto::etcdserverpb as pb;
 
-use super::{auth, cluster, health, kv, lease, maintenance};
+use super::{auth, cluster, concurrency, health, kv, lease, maintenance, watch};
 use crate::error::Error;
 use crate::grpc::{
     Call, CallContext, Code, HttpBody, MethodId, MethodInfo, Peer, Reply, Requests, Responses, Service,
@@ -231,6 +231,7 @@ impl<M: Member> Service for EtcdService<M> {
             path::DELETE_RANGE => self.unary(call, id::DELETE_RANGE, kv::delete_range),
             path::RANGE_STREAM => self.server_stream(call, id::RANGE_STREAM, false, kv::range_stream),
             path::COMPACT => self.unary(call, id::COMPACT, kv::compact),
+            path::WATCH => self.bidi(call, id::WATCH, watch::watch),
             path::LEASE_GRANT => self.unary(call, id::LEASE_GRANT, lease::grant),
             path::LEASE_REVOKE => self.unary(call, id::LEASE_REVOKE, lease::revoke),
             path::LEASE_KEEP_ALIVE => self.bidi(call, id::LEASE_KEEP_ALIVE, lease::keep_alive),
@@ -260,6 +261,13 @@ impl<M: Member> Service for EtcdService<M> {
             }
             path::HEALTH_LIST => self.unary(call, id::HEALTH_LIST, health::list::<M>),
             path::HEALTH_WATCH => self.server_stream(call, id::HEALTH_WATCH, false, health::watch::<M>),
+            path::LOCK => self.waiting(call, id::LOCK, concurrency::lock::<M>),
+            path::UNLOCK => self.unary(call, id::UNLOCK, concurrency::unlock),
+            path::CAMPAIGN => self.waiting(call, id::CAMPAIGN, concurrency::campaign::<M>),
+            path::PROCLAIM => self.unary(call, id::PROCLAIM, concurrency::proclaim),
+            path::LEADER => self.unary(call, id::LEADER, concurrency::leader),
+            path::OBSERVE => self.server_stream(call, id::OBSERVE, false, concurrency::observe),
+            path::RESIGN => self.unary(call, id::RESIGN, concurrency::resign),
             path::AUTH_ENABLE => self.unsupported(call, id::AUTH_ENABLE),
             path::AUTH_DISABLE => self.unsupported(call, id::AUTH_DISABLE),
             path::USER_ADD => self.unsupported(call, id::USER_ADD),

@@ -6,11 +6,14 @@
 
 pub mod auth;
 pub mod cluster;
+pub mod concurrency;
 mod dispatch;
 pub mod health;
 pub mod kv;
 pub mod lease;
 pub mod maintenance;
+mod signal;
 mod validate;
+pub mod watch;
 
 pub use dispatch::EtcdService;
