@@ -47,7 +47,9 @@ impl DueQueue {
 
 /// Feeds the queue with `per_second` operations from `start` until `end`.
 pub async fn feed(queue: DueQueue, per_second: f64, start: Instant, end: Instant) -> std::io::Result<()> {
-    let timer = AsyncFd::register(timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK)?)?;
+    let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK)?;
+    // SAFETY: `OwnedFd` names the same open file until it is dropped, and it is dropped by `AsyncFd`.
+    let timer = unsafe { AsyncFd::register(timer) }?;
     let mut number = 0u64;
     let mut due = start;
     while due < end {
