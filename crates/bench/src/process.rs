@@ -10,8 +10,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use proto::etcdserverpb::{RangeRequest, RangeResponse};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use tokio::task::LocalSet;
+
+use crate::wire::{Channel, Method};
 
 /// Kernel clock ticks per second in `/proc/<pid>/stat`; fixed at 100 in the Linux user interface.
 const TICKS_PER_SECOND: u64 = 100;
@@ -132,6 +136,52 @@ impl Drop for Server {
         // Already gone is fine: stop() got it.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// How long one attempt at the first read may take before the process is looked at again.
+const ATTEMPT: Duration = Duration::from_secs(2);
+
+/// Waits for the first linearizable read; returns the time from `started`.
+pub fn wait_serving(
+    authority: &str,
+    started: Instant,
+    patience: Duration,
+    mut check_alive: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<Duration> {
+    let address = authority.parse()?;
+    let deadline = started + patience;
+    loop {
+        check_alive()?;
+        match std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
+            Ok(_) => break,
+            Err(error) => ensure!(Instant::now() < deadline, "no listener within {patience:?}: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    loop {
+        let read = async { tokio::time::timeout(ATTEMPT, first_read(authority)).await };
+        if let Ok(outcome) = LocalSet::new().block_on(&runtime, read) {
+            outcome?;
+            return Ok(started.elapsed());
+        }
+        check_alive()?;
+        ensure!(Instant::now() < deadline, "no linearizable read succeeded within {patience:?}");
+    }
+}
+
+async fn first_read(authority: &str) -> anyhow::Result<()> {
+    let method = Method::new(authority, "/etcdserverpb.KV/Range")?;
+    let request = RangeRequest { key: "probe".into(), ..Default::default() };
+    loop {
+        // Until the member serves, connections and calls fail in any way they like.
+        if let Ok(channel) = Channel::connect(authority).await
+            && channel.call::<RangeResponse>(&method, &request).await.is_ok()
+        {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 

@@ -15,12 +15,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
-use proto::etcdserverpb::{RangeRequest, RangeResponse};
 use serde::{Deserialize, Serialize};
-use tokio::task::LocalSet;
 
-use crate::process::{Cores, Server, ServerPlan, require_real_disk};
-use crate::wire::{Channel, Method};
+use crate::process::{Cores, Server, ServerPlan, require_real_disk, wait_serving};
 
 /// Which cores the server gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
@@ -227,47 +224,14 @@ impl Bench<'_> {
             peer_port: self.plan.base_port + 1,
             cores: self.placement.server_cores(),
         })?;
-        let took = wait_serving(&mut server, Duration::from_secs(120))?;
+        let (authority, started) = (server.authority.clone(), server.started);
+        let took = wait_serving(&authority, started, Duration::from_secs(120), || server.check_alive())?;
         Ok((server, took))
     }
 }
 
 /// How long a stop may take.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
-
-/// Waits for the first linearizable read; returns the time from the start of the process.
-pub fn wait_serving(server: &mut Server, patience: Duration) -> anyhow::Result<Duration> {
-    let address = server.authority.parse()?;
-    let deadline = server.started + patience;
-    loop {
-        server.check_alive()?;
-        match std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
-            Ok(_) => break,
-            Err(error) => ensure!(Instant::now() < deadline, "no listener within {patience:?}: {error}"),
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let remaining = deadline.saturating_duration_since(Instant::now());
-    let read = first_read(&server.authority);
-    let read = async { tokio::time::timeout(remaining, read).await };
-    LocalSet::new().block_on(&runtime, read).context("no linearizable read succeeded in time")??;
-    Ok(server.started.elapsed())
-}
-
-async fn first_read(authority: &str) -> anyhow::Result<()> {
-    let method = Method::new(authority, "/etcdserverpb.KV/Range")?;
-    let request = RangeRequest { key: "probe".into(), ..Default::default() };
-    loop {
-        // Until the member serves, connections and calls fail in any way they like.
-        if let Ok(channel) = Channel::connect(authority).await
-            && channel.call::<RangeResponse>(&method, &request).await.is_ok()
-        {
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-}
 
 /// Median time of appending 2,300 bytes and syncing them.
 fn sync_probe(dir: &Path) -> anyhow::Result<f64> {

@@ -213,7 +213,7 @@ impl Client {
             Workload::Lease => self.lease().await,
             Workload::Kube => match self.draw.below(1000) {
                 0..500 => self.txn().await,
-                500..990 => self.get(false).await,
+                500..997 => self.get(false).await,
                 _ => self.range().await,
             },
             Workload::Mixed => match self.draw.below(100) {

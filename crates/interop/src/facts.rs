@@ -1,0 +1,1 @@
+//! Everything a client can see of a member's data.

@@ -1,0 +1,1 @@
+//! Clients that remember what was acknowledged.
