@@ -24,8 +24,10 @@ pub struct Ctl {
 pub struct Ran {
     /// Exit status; 128 + n for signal n, as shells say it.
     pub code: i32,
-    /// Standard output.
+    /// Standard output, as text.
     pub stdout: String,
+    /// Standard output, byte for byte.
+    pub raw: Vec<u8>,
     /// Standard error.
     pub stderr: String,
 }
@@ -86,12 +88,12 @@ impl Ctl {
             }
             std::thread::sleep(Duration::from_millis(2));
         };
-        let text = |reader: std::thread::JoinHandle<Vec<u8>>| {
-            reader.join().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
-        };
+        let bytes = |reader: std::thread::JoinHandle<Vec<u8>>| reader.join().unwrap_or_default();
         use std::os::unix::process::ExitStatusExt;
         let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-        Ok(Ran { code, stdout: text(stdout), stderr: text(stderr) })
+        let (raw, stderr) = (bytes(stdout), bytes(stderr));
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok(Ran { code, stdout: text(&raw), stderr: text(&stderr), raw })
     }
 }
 

@@ -202,6 +202,27 @@ impl Member {
         self.wait_end(STOP_PATIENCE)
     }
 
+    /// SIGTERM from async code whose writers must go on meanwhile.
+    pub async fn stop_while_busy(&mut self) -> anyhow::Result<ExitStatus> {
+        let Some(child) = &self.child else { bail!("the member does not run") };
+        let pid = Pid::from_raw(child.id() as i32).context("process id out of range")?;
+        kill_process(pid, Signal::TERM)?;
+        let deadline = Instant::now() + STOP_PATIENCE;
+        loop {
+            let Some(child) = self.child.as_mut() else { bail!("the member does not run") };
+            if let Some(status) = child.try_wait()? {
+                self.child = None;
+                return Ok(status);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "the member still runs after {STOP_PATIENCE:?}\n{}",
+                self.log_tail()
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// The process id, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use prost::Message;
 use proto::etcdserverpb::watch_request::RequestUnion;
 use proto::etcdserverpb::{
-    MemberListRequest, MemberListResponse, WatchCreateRequest, WatchRequest, WatchResponse,
+    MemberListRequest, MemberListResponse, ResponseHeader, WatchCreateRequest, WatchRequest, WatchResponse,
 };
 use proto::mvccpb::Event;
 
@@ -164,7 +164,8 @@ impl Script {
         input: &str,
     ) -> anyhow::Result<String> {
         let ran = self.ctl_quiet(args, variables, input).await?;
-        let text = format!("exit {}\n--- stdout\n{}--- stderr\n{}", ran.code, ran.stdout, ran.messages());
+        let stdout = if args.contains(&"protobuf") { show_message(&ran.raw) } else { ran.stdout.clone() };
+        let text = format!("exit {}\n--- stdout\n{stdout}--- stderr\n{}", ran.code, ran.messages());
         self.note(name, &text);
         Ok(ran.stdout)
     }
@@ -363,6 +364,16 @@ fn difference(first: &str, second: &str) -> String {
     out.extend(first[same_start..first.len() - same_end].iter().map(|line| format!("- {line}")));
     out.extend(second[same_start..second.len() - same_end].iter().map(|line| format!("+ {line}")));
     out.join("\n")
+}
+
+/// A message as text: its header (field 1) decoded, the rest as it is.
+fn show_message(bytes: &[u8]) -> String {
+    let header = bytes.split_at_checked(2).filter(|(start, _)| start[0] == 0x0a && start[1] < 0x80);
+    let parts = header.and_then(|(start, rest)| rest.split_at_checked(start[1] as usize));
+    match parts.map(|(header, rest)| (ResponseHeader::decode(header), rest)) {
+        Some((Ok(header), rest)) => format!("{header:#?}\n{}\n", rest.escape_ascii()),
+        _ => format!("{}\n", bytes.escape_ascii()),
+    }
 }
 
 /// Bytes from text, for requests.

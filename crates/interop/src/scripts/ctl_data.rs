@@ -114,7 +114,7 @@ pub async fn leases(s: &mut Script) -> anyhow::Result<()> {
     let id = granted.split(' ').nth(1).unwrap_or_default().to_owned();
     let number = u64::from_str_radix(&id, 16)?;
     s.normaliser.replace_id(number, "<lease>");
-    s.note("ctl/lease grant", &granted);
+    s.note("ctl/lease granted", &granted);
     s.ctl("ctl/put with the lease", &["put", "leased", "1", "--lease", &id]).await?;
     s.ctl("ctl/get with a lease as json", &["get", "leased", "-w", "json"]).await?;
     s.ctl("ctl/get with a lease as fields", &["get", "leased", "-w", "fields"]).await?;
@@ -145,7 +145,7 @@ pub async fn leases(s: &mut Script) -> anyhow::Result<()> {
     for args in faults {
         s.ctl(&format!("ctl/{}", args.join(" ")), args).await?;
     }
-    s.ctl("ctl/lease revoke", &["lease", "revoke", &id]).await?;
+    s.ctl("ctl/lease revoked", &["lease", "revoke", &id]).await?;
     s.ctl("ctl/the key went with it", &["get", "leased"]).await?;
     Ok(())
 }
