@@ -10,6 +10,7 @@ use apply::{ApplyError, Reply, Shared};
 use backend::Backend;
 use lease::RenewOutcome;
 use mvcc::Store;
+use mvcc::watch::Hub;
 use proto::etcdserverpb::{InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest};
 use types::{LeaseId, MemberId, Version};
 
@@ -120,6 +121,10 @@ impl Member for Node {
 
     fn store(&self) -> &Arc<Store> {
         &self.parts().store
+    }
+
+    fn hub(&self) -> &Hub {
+        &self.parts().hub
     }
 
     fn backend(&self) -> &Backend {

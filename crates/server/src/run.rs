@@ -1,4 +1,4 @@
-//! From a configuration to a serving member, and from a signal to its end.
+//! From a configuration to a serving member, and its orderly end.
 //!
 //! **Source**: etcd `server/embed/etcd.go`, `server/etcdmain/etcd.go`.
 
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::grpc::{Listener, Options as ListenOptions, Protocols, Serving};
+use api::grpc::{Listener, Options as ListenOptions, Protocols};
 use api::http::{AccessControl, Allowed, HttpSide};
 use api::services::EtcdService;
 use apply::Quota;
@@ -18,15 +18,13 @@ use crate::config::Config;
 
 use crate::config::gates::Gate;
 use crate::config::url::Url;
-use crate::logging as log;
+use crate::log;
 use crate::node::Node;
 use crate::start::{self, Running, StartError};
-use crate::{bootstrap, systemd};
+use crate::bootstrap;
 
 /// Descriptors that are not for client connections.
 const RESERVED_DESCRIPTORS: u64 = 150;
-/// Time that peer listeners get to close at the end of a stop.
-const STOP_GRACE: Duration = Duration::from_millis(500);
 /// Time between two checkpoints of a long lease.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5 * 60);
 
@@ -55,86 +53,58 @@ pub enum RunError {
     Fatal(String),
 }
 
-/// What ended a member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// A signal of this number.
-    Signal(i32),
+/// A member that serves clients.
+pub struct Serving {
+    config: Config,
+    running: Running,
+    listeners: Vec<api::grpc::Serving>,
+    runtime: tokio::runtime::Runtime,
 }
 
-/// Runs a member until a signal ends it.
+/// Starts a member and returns when it serves clients. `ended` hears why, if it has to stop by
+/// itself later; the disk is as the reason left it, and [`Serving::stop`] does not help any more.
 ///
 /// # Errors
-/// It did not start, or had to stop.
-pub fn run(config: &Config) -> Result<End, RunError> {
+/// It did not start, or had to stop before it served.
+pub fn start(config: &Config, ended: impl FnOnce(String) + Send + 'static) -> Result<Serving, RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|source| RunError::Start(StartError::Thread(source)))?;
-    // Installed before anything else, so that no signal finds the default action.
-    let mut signals = {
-        let _guard = runtime.enter();
-        Signals::install().map_err(|source| RunError::Start(StartError::Thread(source)))?
-    };
     let listeners = Listeners::bind(config)?;
     let running = start::start(Arc::new(RealDisk), Arc::new(RealClock::default()), &options(config))?;
-    let end = runtime.block_on(serve(config, &running, listeners, &mut signals));
-    running.stop();
-    log::info!("closed etcd server", "name" => &config.name, "data-dir" => &config.data_dir);
-    end
-}
-
-async fn serve(
-    config: &Config,
-    running: &Running,
-    listeners: Listeners,
-    signals: &mut Signals,
-) -> Result<End, RunError> {
     let mut published = running.published.clone();
-    let ready = async {
-        // The sender lives as long as the member.
-        let _ = published.wait_for(|published| *published).await;
-    };
-    tokio::select! {
-        () = ready => {}
-        reason = running.fatal.stopped() => return Err(RunError::Fatal(reason)),
-        signal = signals.next() => return Ok(End::Signal(signal)),
-    }
-    let serving = listeners.serve(config, running).map_err(StartError::Thread)?;
-    systemd::notify_ready();
-    let end = tokio::select! {
-        signal = signals.next() => {
-            let name = if signal == libc::SIGINT { "interrupt" } else { "terminated" };
-            log::info!("received signal; shutting down", "signal" => name);
-            log::info!("closing etcd server", "name" => &config.name, "data-dir" => &config.data_dir);
-            Ok(End::Signal(signal))
-        }
-        reason = running.fatal.stopped() => Err(RunError::Fatal(reason)),
-    };
-    let patience = if end.is_ok() { config.request_timeout() } else { STOP_GRACE };
-    running.node.begin_stop();
-    let stops = serving.iter().map(|serving| serving.shutdown(patience));
-    futures_util::future::join_all(stops).await;
-    end
-}
-
-/// The two signals that end a member.
-struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn install() -> std::io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    async fn next(&mut self) -> i32 {
+    let failed = runtime.block_on(async {
         tokio::select! {
-            _ = self.interrupt.recv() => libc::SIGINT,
-            _ = self.terminate.recv() => libc::SIGTERM,
+            // The sender lives as long as the member.
+            _ = published.wait_for(|published| *published) => None,
+            reason = running.fatal.stopped() => Some(reason),
         }
+    });
+    if let Some(reason) = failed {
+        return Err(RunError::Fatal(reason));
+    }
+    let listeners = listeners.serve(config, &running).map_err(StartError::Thread)?;
+    let fatal = running.fatal.clone();
+    running.workers.spawn_on(0, move || async move { ended(fatal.stopped().await) });
+    Ok(Serving { config: config.clone(), running, listeners, runtime })
+}
+
+impl Serving {
+    /// Stops the member in order: requests, then everything that writes. What was acknowledged is
+    /// on disk when this returns.
+    pub fn stop(self) {
+        let Self { config, running, listeners, runtime } = self;
+        log::info!("closing etcd server", "name" => &config.name, "data-dir" => &config.data_dir);
+        running.node.begin_stop();
+        let patience = config.request_timeout();
+        let stops = listeners.iter().map(|listener| listener.shutdown(patience));
+        runtime.block_on(futures_util::future::join_all(stops));
+        log::info!("skipped leadership transfer for single voting member cluster",
+            "local-member-id" => running.node.id(),
+            "current-leader-member-id" => running.node.progress().leader());
+        running.stop();
+        log::info!("closed etcd server", "name" => &config.name, "data-dir" => &config.data_dir);
     }
 }
 
@@ -160,7 +130,7 @@ impl Listeners {
         })
     }
 
-    fn serve(self, config: &Config, running: &Running) -> std::io::Result<Vec<Serving>> {
+    fn serve(self, config: &Config, running: &Running) -> std::io::Result<Vec<api::grpc::Serving>> {
         let split = !self.http.is_empty();
         let access = || AccessControl {
             hosts: Allowed::from_list(config.host_whitelist.clone()),
@@ -171,9 +141,9 @@ impl Listeners {
         let counters = api::grpc::Metrics::new(EtcdService::<Node>::methods());
         let side = |metrics_and_health_only: bool| {
             let (node, calls) = (running.node.clone(), counters.clone());
-            let metrics = Box::new(move || crate::metrics::render(&node, &calls));
+            let metrics = Box::new(move || crate::scrape::metrics(&node, &calls));
             let node = running.node.clone();
-            let debug_vars = Box::new(move || crate::metrics::debug_vars(&node));
+            let debug_vars = Box::new(move || crate::scrape::debug_vars(&node));
             let mut side = HttpSide::new(metrics, debug_vars);
             side.access = access();
             side.metrics_and_health_only = metrics_and_health_only;

@@ -26,8 +26,8 @@ use crate::driver::store_threads::{BackendSignal, CompactionThread, CompactionWo
 use crate::driver::{self, Input};
 use crate::fatal::Fatal;
 use crate::lanes::{self, Answers, LANE_COUNT, Lanes};
-use crate::logging as log;
-use crate::counters::Counters;
+use crate::log;
+use crate::metrics::Metrics;
 use crate::node::{Inner, Node};
 use crate::progress::Progress;
 use crate::duties;
@@ -131,7 +131,7 @@ struct Assembly<'a> {
     parts: Parts,
     workers: Arc<Workers>,
     fatal: Fatal,
-    metrics: Arc<Counters>,
+    metrics: Arc<Metrics>,
     progress: Arc<Progress>,
     lanes: Arc<Lanes>,
 }
