@@ -66,10 +66,10 @@ fn main() {
             let applied = Some(LogPosition { index: (batch * 10_000 + index) as u64 + 1, term: 1 });
             black_box(txn.commit(WriteSet { applied, ..WriteSet::default() }));
         }
-        puts += (cpu() - begin);
+        puts += cpu() - begin;
         let begin = cpu();
         store.backend().commit().expect("commits");
-        commits += (cpu() - begin);
+        commits += cpu() - begin;
     }
     report("put (mvcc and append)", puts, keys as usize);
     report("bolt commit, 10,000 each, no sync", commits, keys as usize);
@@ -81,7 +81,7 @@ fn main() {
     let begin = cpu();
     let (store, _) = Store::open(backend).expect("restores");
     let live = store.live_keys();
-    report("restore", (cpu() - begin), live);
+    report("restore", cpu() - begin, live);
     println!("{:<44} {:>9.1} MiB resident", "index", resident() - before);
     println!("{:<44} {:>9.1} bytes", "index nodes per key", store.index_memory() as f64 / live as f64);
 
@@ -92,19 +92,19 @@ fn main() {
     for query in &wanted {
         assert_eq!(black_box(store.range(query)).expect("reads").count, 1);
     }
-    report("get of a random key, cold pages first", (cpu() - begin), wanted.len());
+    report("get of a random key, cold pages first", cpu() - begin, wanted.len());
     let begin = cpu();
     for query in &wanted {
         assert_eq!(black_box(store.range(query)).expect("reads").count, 1);
     }
-    report("get of a random key", (cpu() - begin), wanted.len());
+    report("get of a random key", cpu() - begin, wanted.len());
     let counted: Vec<RangeQuery> =
         wanted.iter().map(|query| RangeQuery { count_only: true, ..query.clone() }).collect();
     let begin = cpu();
     for query in &counted {
         assert_eq!(black_box(store.range(query)).expect("reads").count, 1);
     }
-    report("count of a random key: index only", (cpu() - begin), counted.len());
+    report("count of a random key: index only", cpu() - begin, counted.len());
     let hot = &wanted[..1000];
     let begin = cpu();
     for _ in 0..100 {
@@ -112,7 +112,7 @@ fn main() {
             assert_eq!(black_box(store.range(query)).expect("reads").count, 1);
         }
     }
-    report("get of one of 1,000 keys", (cpu() - begin), 100 * hot.len());
+    report("get of one of 1,000 keys", cpu() - begin, 100 * hot.len());
 
     let all = KeyRange::from_wire("\0".into(), "\0".into());
     let timed = |what: &str, query: &RangeQuery, times: usize| {
@@ -121,7 +121,7 @@ fn main() {
         for _ in 0..times {
             results += black_box(store.range(query)).expect("reads").kvs.len();
         }
-        report(&format!("{what} ({} results)", results / times), (cpu() - begin), times);
+        report(&format!("{what} ({} results)", results / times), cpu() - begin, times);
     };
     timed(
         "range of 100,000",
@@ -143,7 +143,7 @@ fn main() {
 
     let begin = cpu();
     black_box(store.hash_kv(0).expect("hashes"));
-    report("hash_kv, not compacted", (cpu() - begin), keys as usize);
+    report("hash_kv, not compacted", cpu() - begin, keys as usize);
     let begin = cpu();
     let ticket = store.compact(store.current_revision()).expect("compacts");
     store.backend().append(WriteSet { changes: vec![ticket.change], ..WriteSet::default() });
@@ -158,9 +158,9 @@ fn main() {
             break;
         }
     }
-    report("compaction with commits", (cpu() - begin), keys as usize);
+    report("compaction with commits", cpu() - begin, keys as usize);
     report("longest compaction step", longest, 1);
     let begin = cpu();
     black_box(store.hash_kv(store.current_revision()).expect("hashes"));
-    report("hash_kv of that compaction, cached", (cpu() - begin), 1);
+    report("hash_kv of that compaction, cached", cpu() - begin, 1);
 }

@@ -19,7 +19,7 @@ use backend::{RecordValue, View};
 use bytes::Bytes;
 use types::{KeyRange, RecordKey, Revision};
 
-use crate::index::{Found, Index};
+use crate::index::Found;
 use crate::kvs::{EncodedKvs, KvsBuilder};
 use crate::record::{self, RecordFields};
 use crate::store::{ReadError, State, Store};
@@ -221,18 +221,19 @@ impl Store {
             let state = self.state.read();
             let at = state.resolve(query.revision)?;
             let (epoch, revision, view) = (state.epoch, state.current, self.backend.view());
-            let mut selection = Selection::default();
-            if attempt >= MAX_RESTARTS {
-                let done = select(&state.index, query, at, None, usize::MAX, &mut selection);
-                assert!(done.is_none(), "a walk without bound ends");
+            let selection = if attempt >= MAX_RESTARTS {
+                let selection = select_all(&state, query, at);
                 drop(state);
+                selection
             } else {
-                let next = select(&state.index, query, at, None, CHUNK_KEYS, &mut selection);
+                let mut selection = Selection::default();
+                let next = select(&state, query, at, None, CHUNK_KEYS, &mut selection);
                 drop(state);
                 if self.select_rest(query, at, epoch, next, &mut selection).is_break() {
                     continue;
                 }
-            }
+                selection
+            };
             return finish(query, selection, &Source { view: &view, own: &[] }, revision);
         }
         unreachable!("a read that keeps the lock is not disturbed")
@@ -270,7 +271,7 @@ impl Store {
             if state.epoch != epoch || state.compacted > at {
                 return ControlFlow::Break(());
             }
-            next = select(&state.index, query, at, Some(&from), CHUNK_KEYS, selection);
+            next = select(&state, query, at, Some(&from), CHUNK_KEYS, selection);
         }
         ControlFlow::Continue(())
     }
@@ -294,32 +295,43 @@ pub(crate) fn range_in_txn(
     source: &Source<'_>,
 ) -> Result<RangeResult, ReadError> {
     let at = state.resolve_at(query.revision, current)?;
-    let mut selection = Selection::default();
-    let done = select(&state.index, query, at, None, usize::MAX, &mut selection);
-    assert!(done.is_none(), "a walk without bound ends");
+    let selection = select_all(state, query, at);
     finish(query, selection, source, current)
 }
 
 /// Walks up to `chunk` keys that exist. Returns where to go on, `None` when the walk is complete.
+///
+/// At the newest revision the number of keys is known without a walk, so there it ends with the
+/// last result.
 fn select(
-    index: &Index,
+    state: &State,
     query: &RangeQuery,
     at: i64,
     from: Option<&[u8]>,
     chunk: usize,
     selection: &mut Selection,
 ) -> Option<Vec<u8>> {
-    let (take, filters) = (query.take(), query.has_filters());
+    let (take, filters) = (if query.count_only { 0 } else { query.take() }, query.has_filters());
+    let ends_early = query.without_total && !query.count_only;
+    if selection.records.len() == take
+        && !ends_early
+        && let Some(total) = state.count_now(&query.range, at)
+    {
+        selection.count = total;
+        return None;
+    }
     let bound = selection.visited.saturating_add(chunk);
-    let end = index.walk(&query.range, from, at, |key, found| {
+    let end = state.index.walk(&query.range, from, at, |key, found| {
         selection.count += 1;
         selection.visited += 1;
-        if !query.count_only && selection.records.len() < take && (!filters || query.passes(&found)) {
-            let key = if query.needs_keys() { key.into() } else { Box::default() };
-            selection.records.push(Selected { found, key });
-        }
-        if query.without_total && !query.count_only && selection.records.len() == take {
-            return ControlFlow::Break(None);
+        if selection.records.len() < take {
+            if !filters || query.passes(&found) {
+                let key = if query.needs_keys() { key.into() } else { Box::default() };
+                selection.records.push(Selected { found, key });
+            }
+            if selection.records.len() == take {
+                return ControlFlow::Break(if ends_early { None } else { Some([key, b"\0"].concat()) });
+            }
         }
         match selection.visited == bound {
             true => ControlFlow::Break(Some([key, b"\0"].concat())),
@@ -330,6 +342,16 @@ fn select(
         ControlFlow::Break(next) => next,
         ControlFlow::Continue(()) => None,
     }
+}
+
+/// Walks to the end under one lock.
+fn select_all(state: &State, query: &RangeQuery, at: i64) -> Selection {
+    let mut selection = Selection::default();
+    let mut next = select(state, query, at, None, usize::MAX, &mut selection);
+    while let Some(from) = next {
+        next = select(state, query, at, Some(&from), usize::MAX, &mut selection);
+    }
+    selection
 }
 
 fn finish(

@@ -92,8 +92,15 @@ impl WriteTxn<'_> {
     /// the previous record, asked for its lease, is damaged; then nothing has changed.
     pub fn put(&mut self, key: Bytes, value: Bytes, lease: LeaseId) -> Result<Put, ReadError> {
         let revision = self.next();
-        let indexed = self.store.state.write().index.put(&key, revision, lease.0 != 0);
+        let mut state = self.store.state.write();
+        let indexed = state.index.put(&key, revision, lease.0 != 0);
+        let created = indexed.previous.is_none();
+        if created {
+            state.uncommitted.push((key.clone(), 1));
+        }
+        drop(state);
         let previous_lease = self.lease_of(indexed.previous).inspect_err(|_| {
+            // Only a record that exists has a lease, so nothing was created.
             self.store.state.write().index.undo(&key, revision);
         })?;
         let record = record::encode(&RecordFields {
@@ -104,7 +111,6 @@ impl WriteTxn<'_> {
             value: &value,
             lease: lease.0,
         });
-        let created = indexed.previous.is_none();
         self.records.push((RecordKey::put(revision), record.clone()));
         self.events.push(Event::put(revision, key, record, created));
         Ok(Put { revision: revision.main, previous_lease, created })
@@ -145,6 +151,7 @@ impl WriteTxn<'_> {
             let revision = self.next();
             // A key changed twice in this transaction may be gone already.
             let Some(stamp) = state.index.tombstone(&key, revision) else { continue };
+            state.uncommitted.push((key.clone(), -1));
             self.records.push((RecordKey::tombstone(revision), record::encode_tombstone(&key)));
             self.events.push(Event::delete(revision, key.clone()));
             ended.push((key, stamp));
@@ -190,7 +197,10 @@ impl WriteTxn<'_> {
         if !changed {
             return TxnOutcome { revision, events: None };
         }
-        self.store.state.write().current = revision;
+        let mut state = self.store.state.write();
+        state.current = revision;
+        state.forget_uncommitted();
+        drop(state);
         TxnOutcome { revision, events: Some(Arc::new(RevisionEvents { main: revision, events })) }
     }
 }
@@ -204,5 +214,6 @@ impl Drop for WriteTxn<'_> {
         for event in self.events.drain(..).rev() {
             state.index.undo(&event.key, event.revision);
         }
+        state.forget_uncommitted();
     }
 }
