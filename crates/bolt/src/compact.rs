@@ -5,6 +5,7 @@
 use crate::cursor::{Cursor, Value};
 use crate::db::Db;
 use crate::error::Error;
+use crate::format::{ELEMENT_BYTES, PageFault};
 use crate::read::ReadTx;
 use crate::write::{BucketMut, WriteTx};
 
@@ -36,6 +37,10 @@ pub fn compact_into(source: &ReadTx, target: &Db) -> Result<u64, Error> {
             };
             keys += 1;
             in_transaction += 1;
+            // Only buckets that contain themselves can have more keys than fit the file.
+            if keys > source.size_bytes() / ELEMENT_BYTES as u64 {
+                return Err(PageFault::MultipleReferences.on(source.meta().root).into());
+            }
             match (value, &mut bucket) {
                 (Value::Bucket(nested), _) => break Some((key, nested)),
                 (Value::Data(value), Some(bucket)) => bucket.put(key, value)?,
@@ -65,9 +70,10 @@ pub fn compact_into(source: &ReadTx, target: &Db) -> Result<u64, Error> {
 fn open_path<'tx>(tx: &'tx mut WriteTx<'_>, path: &[&[u8]]) -> Result<Option<BucketMut<'tx>>, Error> {
     let Some((first, rest)) = path.split_first() else { return Ok(None) };
     let mut bucket = tx.bucket(first)?.ok_or(Error::BucketNotFound)?;
+    bucket.set_fill_percent(COMPACT_FILL_PERCENT);
     for name in rest {
         bucket = bucket.into_bucket(name)?.ok_or(Error::BucketNotFound)?;
+        bucket.set_fill_percent(COMPACT_FILL_PERCENT);
     }
-    bucket.set_fill_percent(COMPACT_FILL_PERCENT);
     Ok(Some(bucket))
 }

@@ -304,33 +304,36 @@ impl Nodes {
     }
 }
 
+/// The entries of a page whose first byte is at `start`. Other than a reader, a writer relies on
+/// the order of the keys: with a wrong one it could write under another key than it read.
 fn entries_of(page: &Page<'_>, start: Place) -> Result<Body, PageError> {
     let count = page.count();
+    for index in 1..count {
+        if page.key(index)? <= page.key(index - 1)? {
+            return Err(PageFault::KeyOrder { index }.on(page.id()));
+        }
+    }
     if page.is_leaf() {
-        let mut entries = Vec::with_capacity(count + 1);
-        for index in 0..count {
-            let element = page.leaf(index)?;
-            entries.push(LeafEntry {
+        let entry = |index| {
+            page.leaf(index).map(|element| LeafEntry {
                 place: start.plus(element.position),
                 value_len: element.value.len() as u32,
                 key_len: element.key.len() as u16,
                 is_bucket: element.is_bucket,
-            });
-        }
-        return Ok(Body::Leaf(entries));
+            })
+        };
+        return Ok(Body::Leaf((0..count).map(entry).collect::<Result<_, _>>()?));
     }
     if count == 0 {
         return Err(PageFault::Empty.on(page.id()));
     }
-    let mut entries = Vec::with_capacity(count + 1);
-    for index in 0..count {
-        let element = page.branch(index)?;
-        entries.push(BranchEntry {
+    let entry = |index| {
+        page.branch(index).map(|element| BranchEntry {
             place: start.plus(element.position),
             key_len: element.key.len() as u16,
             node: None,
             child: element.child,
-        });
-    }
-    Ok(Body::Branch(entries))
+        })
+    };
+    Ok(Body::Branch((0..count).map(entry).collect::<Result<_, _>>()?))
 }

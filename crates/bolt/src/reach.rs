@@ -63,14 +63,20 @@ impl PageSet {
 }
 
 /// Calls `visit` with each span (first page, number of pages) of the tree at `root` and of all
-/// buckets nested in it. A page whose `visit` says `false` is not looked into.
+/// buckets nested in it. A page whose `visit` says `false` is not looked into. Ends with an error
+/// once there were more visits than there are pages.
 pub(crate) fn for_each_span(
     snapshot: &Snapshot,
     root: PageId,
     mut visit: impl FnMut(PageId, u64) -> Result<bool, PageError>,
 ) -> Result<(), PageError> {
     let mut waiting = vec![root];
+    let mut visits = 0;
     while let Some(id) = waiting.pop() {
+        visits += 1;
+        if visits > snapshot.meta.high_water {
+            return Err(PageFault::MultipleReferences.on(id));
+        }
         let (header, bytes) = snapshot.raw(id)?;
         if !visit(id, u64::from(header.overflow) + 1)? {
             continue;

@@ -37,6 +37,8 @@ pub enum PageFault {
     ElementOutOfBounds { index: usize },
     #[error("element {index} has a key of {bytes} bytes, more than a key may have")]
     KeyTooLarge { index: usize, bytes: usize },
+    #[error("key {index} is not greater than the key before it")]
+    KeyOrder { index: usize },
     #[error("has no elements")]
     Empty,
     #[error("has keys outside the range that its parent gives it")]
