@@ -152,7 +152,7 @@ fn main() {
     loop {
         let begin = cpu();
         let step = store.compaction_step(&mut job).expect("steps");
-        longest = longest.max((cpu() - begin));
+        longest = longest.max(cpu() - begin);
         store.backend().commit().expect("commits");
         if step.finished {
             break;
