@@ -15,7 +15,7 @@
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
 
-use backend::{RecordValue, View};
+use backend::{RecordReader, RecordValue, View};
 use bytes::Bytes;
 use types::{KeyRange, RecordKey, Revision};
 
@@ -25,7 +25,7 @@ use crate::record::{self, RecordFields};
 use crate::store::{ReadError, State, Store};
 
 /// Keys visited under one lock.
-const CHUNK_KEYS: usize = 512;
+const CHUNK_KEYS: usize = 256;
 /// Chunked tries of a read at the latest revision before it keeps the lock.
 const MAX_RESTARTS: usize = 3;
 
@@ -188,11 +188,15 @@ struct Selection {
 
 /// Where records come from: the backend and the transaction's own.
 pub(crate) struct Source<'a> {
-    pub(crate) view: &'a View,
-    pub(crate) own: &'a [(RecordKey, Bytes)],
+    reader: RecordReader<'a>,
+    own: &'a [(RecordKey, Bytes)],
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    pub(crate) fn new(view: &'a View, own: &'a [(RecordKey, Bytes)]) -> Result<Self, ReadError> {
+        Ok(Self { reader: view.reader()?, own })
+    }
+
     /// The record of a put.
     pub(crate) fn record(&self, revision: Revision) -> Result<RecordValue<'_>, ReadError> {
         if let Some((first, _)) = self.own.first()
@@ -201,7 +205,7 @@ impl Source<'_> {
             // Sub-revisions count the records of the transaction from 0.
             return Ok(RecordValue::Pending(self.own[revision.sub as usize].1.clone()));
         }
-        self.view.record(RecordKey::put(revision))?.ok_or(ReadError::MissingRecord { revision })
+        self.reader.record(RecordKey::put(revision))?.ok_or(ReadError::MissingRecord { revision })
     }
 
     /// The lease in the record of a put.
@@ -234,7 +238,7 @@ impl Store {
                 }
                 selection
             };
-            return finish(query, selection, &Source { view: &view, own: &[] }, revision);
+            return finish(query, selection, &Source::new(&view, &[])?, revision);
         }
         unreachable!("a read that keeps the lock is not disturbed")
     }
@@ -253,7 +257,7 @@ impl Store {
         let view = self.backend.view();
         drop(state);
         let mut builder = KvsBuilder::new(1);
-        push(query, key, &found, &Source { view: &view, own: &[] }, &mut builder)?;
+        push(query, key, &found, &Source::new(&view, &[])?, &mut builder)?;
         Ok(RangeResult { kvs: builder.finish(), count, more: false, revision })
     }
 
@@ -283,7 +287,7 @@ impl Store {
         let Some(found) = state.index.get(key, at) else { return Ok(None) };
         let view = self.backend.view();
         drop(state);
-        Source { view: &view, own: &[] }.record(found.modified).map(|record| Some(record.into_bytes()))
+        Source::new(&view, &[])?.record(found.modified).map(|record| Some(record.into_bytes()))
     }
 }
 

@@ -82,8 +82,8 @@ impl WriteTxn<'_> {
         Revision::new(self.begin + 1, self.records.len() as i64)
     }
 
-    fn source(&self) -> Source<'_> {
-        Source { view: &self.view, own: &self.records }
+    fn source(&self) -> Result<Source<'_>, ReadError> {
+        Source::new(&self.view, &self.records)
     }
 
     /// Creates or overwrites a key.
@@ -165,21 +165,21 @@ impl WriteTxn<'_> {
 
     fn lease_of(&self, previous: Option<Stamp>) -> Result<LeaseId, ReadError> {
         match previous.filter(|stamp| stamp.is_leased()) {
-            Some(stamp) => Ok(LeaseId(self.source().lease(stamp.revision())?)),
+            Some(stamp) => Ok(LeaseId(self.source()?.lease(stamp.revision())?)),
             None => Ok(LeaseId(0)),
         }
     }
 
     /// Reads a range; sees what this transaction changed.
     pub fn range(&self, query: &RangeQuery) -> Result<RangeResult, ReadError> {
-        range_in_txn(&self.store.state.read(), query, self.revision(), &self.source())
+        range_in_txn(&self.store.state.read(), query, self.revision(), &self.source()?)
     }
 
     /// The raw record of a key as this transaction sees it.
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
         let found = self.store.state.read().index.get(key, self.revision());
         let Some(found) = found else { return Ok(None) };
-        self.source().record(found.modified).map(|record| Some(record.into_bytes()))
+        self.source()?.record(found.modified).map(|record| Some(record.into_bytes()))
     }
 
     /// Hands the changes to the backend together with `set`, which carries the log position and
