@@ -64,9 +64,21 @@ pub enum StepError {
     Other(String),
 }
 
-/// Refuses what would make the crate abort or go wrong. `term` is the current term, `last` the
-/// last index.
-pub(crate) fn check(message: &Message, term: u64, last: u64) -> Result<(), StepError> {
+/// What a message is held against.
+#[derive(Clone, Copy)]
+pub(crate) struct Receiver {
+    /// Current term.
+    pub(crate) term: u64,
+    /// Last index.
+    pub(crate) last: u64,
+    /// Whether it leads. A leader that lost entries in a crash, having sent them before its sync,
+    /// is none any more when the answers come.
+    pub(crate) leads: bool,
+}
+
+/// Refuses what would make the crate abort or go wrong.
+pub(crate) fn check(message: &Message, receiver: Receiver) -> Result<(), StepError> {
+    let Receiver { term, last, leads } = receiver;
     use MessageType as Kind;
     let refuse = |reason| {
         let kind = message.msg_type as i32;
@@ -115,7 +127,7 @@ pub(crate) fn check(message: &Message, term: u64, last: u64) -> Result<(), StepE
             if message.reject && message.reject_hint > message.index {
                 return refuse("hint behind the rejected index");
             }
-            if !message.reject && message.term == term && message.index > last {
+            if !message.reject && leads && message.term == term && message.index > last {
                 return refuse("acknowledges what was never sent");
             }
         }

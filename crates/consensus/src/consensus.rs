@@ -17,7 +17,7 @@ use raft::{RawNode, SnapshotStatus, StateRole};
 use types::LogPosition;
 use types::raft::{ConfState, Entry, EntryKind, HardState};
 
-use crate::check::{StepError, check};
+use crate::check::{Receiver, StepError, check};
 use crate::convert::{
     conf_change_to_crate, conf_state_from_crate, entry_from_crate, entry_to_crate, hard_state_from_crate,
     message_from_crate, message_to_crate, role_from_crate, snapshot_from_crate,
@@ -207,7 +207,8 @@ impl Consensus {
     /// A message from a peer.
     pub fn step(&mut self, message: raftpb::Message) -> Result<(), StepError> {
         let mut message = message_to_crate(message)?;
-        check(&message, self.raw.raft.term, self.last_index())?;
+        let (term, last, leads) = (self.raw.raft.term, self.last_index(), self.is_leader());
+        check(&message, Receiver { term, last, leads })?;
         if message.msg_type == MessageType::MsgAppendResponse && !self.guard_rejection(&mut message) {
             return Ok(());
         }
