@@ -64,6 +64,9 @@ pub enum StepError {
     Other(String),
 }
 
+/// Terms and indexes beyond this are not reached by counting; arithmetic on them would overflow.
+const MAX_NUMBER: u64 = u64::MAX >> 1;
+
 /// What a message is held against.
 #[derive(Clone, Copy)]
 pub(crate) struct Receiver {
@@ -85,6 +88,10 @@ pub(crate) fn check(message: &Message, receiver: Receiver) -> Result<(), StepErr
         Err(StepError::Malformed { kind, from: message.from, reason })
     };
     let forwarded = matches!(message.msg_type, Kind::MsgPropose | Kind::MsgReadIndex);
+    let numbers = [message.term, message.log_term, message.index, message.commit, message.reject_hint];
+    if numbers.into_iter().any(|number| number > MAX_NUMBER) {
+        return refuse("number out of range");
+    }
     if message.term == 0 && !forwarded {
         return refuse("no term");
     }
@@ -108,9 +115,6 @@ pub(crate) fn check(message: &Message, receiver: Receiver) -> Result<(), StepErr
         Kind::MsgAppend => {
             if message.index > 0 && message.log_term == 0 {
                 return refuse("no term of the entry before");
-            }
-            if message.index.checked_add(message.entries.len() as u64 + 1).is_none() {
-                return refuse("index out of range");
             }
             let (mut index, mut entry_term) = (message.index, message.log_term);
             for entry in message.entries.iter() {
@@ -137,7 +141,7 @@ pub(crate) fn check(message: &Message, receiver: Receiver) -> Result<(), StepErr
         Kind::MsgSnapshot => {
             let metadata = message.get_snapshot().get_metadata();
             let conf_state = metadata.get_conf_state();
-            if metadata.index == 0 || metadata.term == 0 || metadata.index == u64::MAX {
+            if metadata.index == 0 || metadata.term == 0 || metadata.index.max(metadata.term) > MAX_NUMBER {
                 return refuse("a snapshot of nothing");
             }
             if !conf_state.voters_outgoing.is_empty() || !conf_state.learners_next.is_empty() {
