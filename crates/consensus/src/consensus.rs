@@ -9,6 +9,8 @@
 //!
 //! Owned by one thread; nothing here blocks.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use env::{Random, SeededRandom};
 use proto::raftpb;
@@ -134,8 +136,8 @@ pub struct Consensus {
     max_size_per_msg: u64,
     /// Term and role that the current election timeout was drawn for.
     timeout_of: (u64, StateRole),
-    /// Readies that must be synced and are not yet reported, ascending: number, with a snapshot.
-    in_flight: Vec<(u64, bool)>,
+    /// Numbers of the readies that must be synced and are not yet reported, ascending.
+    in_flight: VecDeque<u64>,
     last_ready: u64,
     /// The highest index reported as applied; the crate learns it as far as it is persisted.
     applied: u64,
@@ -184,7 +186,7 @@ impl Consensus {
             random: SeededRandom::new(seed),
             election_ticks: config.election_ticks,
             max_size_per_msg: config.max_size_per_msg,
-            in_flight: Vec::new(),
+            in_flight: VecDeque::new(),
             last_ready: 0,
             applied,
             held_reads: Vec::new(),
@@ -433,7 +435,7 @@ impl Consensus {
         self.raw.advance_append_async(taken);
         self.last_ready = number;
         if ready.must_sync {
-            self.in_flight.push((number, ready.snapshot.is_some()));
+            self.in_flight.push_back(number);
         } else if self.in_flight.is_empty() {
             self.raw.on_persist_ready(number);
             ready.messages.append(&mut ready.messages_after_persist);
@@ -445,7 +447,7 @@ impl Consensus {
     /// `messages_after_persist`.
     pub fn persisted(&mut self, number: u64) {
         assert!(number <= self.last_ready, "ready {number} was never handed out");
-        self.in_flight.retain(|(waiting, _)| *waiting > number);
+        while self.in_flight.pop_front_if(|waiting| *waiting <= number).is_some() {}
         self.raw.on_persist_ready(number);
         self.advance_applied();
         self.after_input();
@@ -568,12 +570,11 @@ impl Consensus {
         }
     }
 
-    /// Whether the log is not persisted to its end, or a snapshot waits: no time for an election.
+    /// Whether the log, or a snapshot in its place, is not persisted to its end: no time for an
+    /// election.
     fn is_unsettled(&self) -> bool {
         let log = &self.raw.raft.raft_log;
         log.persisted != log.last_index()
-            || self.raw.snap().is_some()
-            || self.in_flight.iter().any(|(_, snapshot)| *snapshot)
     }
 
     /// Brings timeouts and held reads in line with what the input changed.

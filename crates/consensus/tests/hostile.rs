@@ -3,7 +3,7 @@
 mod support;
 
 use bytes::Bytes;
-use consensus::StepError;
+use consensus::{ProgressState, StepError};
 use proptest::prelude::*;
 use prost::Message as _;
 use proto::raftpb::{self, MessageType};
@@ -147,6 +147,56 @@ fn messages_carry_only_upstreams_fields() {
         let bytes = message.encode_to_vec();
         assert_eq!(bytes[0], 8, "the type leads, zero or not");
         assert!(message.reject.is_some() && message.log_term.is_some());
+    }
+}
+
+/// A rejection that comes late, or from a member that lost its log, must not make the leader send
+/// from before what is known to match (the crate's own handling would).
+#[test]
+fn a_stray_rejection_keeps_matched_below_next() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 9);
+    let leader = cluster.elect();
+    let peer = leader % 3 + 1;
+    cluster.propose(leader, "a");
+    let term = cluster.node(leader).raft.status().term;
+    let progress = |cluster: &mut Cluster| {
+        let status = cluster.node(leader).raft.status();
+        let peer = *status.progress.iter().find(|progress| progress.id == peer).unwrap();
+        assert!(peer.matched < peer.next, "{peer:?}");
+        peer
+    };
+    let reject = |index, hint, hint_term| raftpb::Message {
+        to: Some(leader),
+        index: Some(index),
+        reject: Some(true),
+        reject_hint: Some(hint),
+        log_term: Some(hint_term),
+        ..message(MessageType::MsgAppResp, peer, term)
+    };
+    // At the matched entry itself.
+    let matched = progress(&mut cluster).matched;
+    cluster.node(leader).raft.report_unreachable(peer);
+    cluster.node(leader).raft.step(reject(matched, 1, 1)).unwrap();
+    assert_eq!(progress(&mut cluster).matched, matched);
+
+    // Behind it, while a snapshot is probed.
+    cluster.settle();
+    cluster.cut_off.insert(peer);
+    for _ in 0..20 {
+        cluster.propose(leader, "b");
+    }
+    cluster.node(leader).raft.compact(u64::MAX);
+    cluster.node(leader).raft.report_unreachable(peer);
+    cluster.keep = Some(|message| message.r#type() == MessageType::MsgSnap);
+    cluster.cut_off.clear();
+    cluster.tick(3);
+    assert_eq!(progress(&mut cluster).state, ProgressState::Snapshot);
+    cluster.node(leader).raft.report_snapshot(peer, true);
+    let probing = progress(&mut cluster);
+    assert!(probing.state == ProgressState::Probe && probing.next > probing.matched + 1);
+    for (hint, hint_term) in [(1, 0), (probing.next - 1, 1)] {
+        cluster.node(leader).raft.step(reject(probing.next - 1, hint, hint_term)).unwrap();
+        progress(&mut cluster);
     }
 }
 
