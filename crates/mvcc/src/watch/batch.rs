@@ -139,25 +139,8 @@ fn wire<'a>(history: &dyn History, event: &'a Event, prev_kv: bool) -> &'a Bytes
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::watch::HistoryError;
+    use crate::watch::history::Echo;
     use types::Revision;
-
-    struct Previous;
-
-    impl History for Previous {
-        fn current_revision(&self) -> i64 {
-            9
-        }
-        fn compacted_revision(&self) -> i64 {
-            -1
-        }
-        fn changes(&self, _: i64, _: i64, _: usize) -> Result<Vec<Arc<RevisionEvents>>, HistoryError> {
-            Ok(Vec::new())
-        }
-        fn record_at(&self, key: &[u8], revision: i64) -> Option<Bytes> {
-            Some(format!("{} at {revision}", String::from_utf8_lossy(key)).into())
-        }
-    }
 
     #[test]
     fn the_short_way_leads_to_the_same_bytes() {
@@ -169,8 +152,8 @@ mod tests {
         ] {
             let events = [Arc::new(RevisionEvents { main: 9, events: vec![event] })];
             for prev_kv in [false, true] {
-                let short = single(&Previous, &events[0].events[0], prev_kv);
-                let way = BatchMaker::default().batch(&Previous, &events, &[(0, 0)], prev_kv);
+                let short = single(&Echo, &events[0].events[0], prev_kv);
+                let way = BatchMaker::default().batch(&Echo, &events, &[(0, 0)], prev_kv);
                 assert_eq!(short.encoded(), way.encoded());
                 assert_eq!((short.len(), short.entries().len()), (1, 1));
             }
