@@ -135,7 +135,7 @@ pub async fn leader<M: Member>(
     request: electionpb::LeaderRequest,
 ) -> Result<electionpb::LeaderResponse, Error> {
     let reply = kv::range(member, oldest_under(&prefix_of(&request.name))).await.map_err(as_client_error)?;
-    match reply.kvs.decode().pop() {
+    match reply.decode_kvs().map_err(as_client_error)?.pop() {
         Some(kv) => Ok(electionpb::LeaderResponse { header: reply.header, kv: Some(kv) }),
         None => Err(as_client_error(Error::Other("election: no leader".to_owned()))),
     }
@@ -151,7 +151,7 @@ pub async fn observe<M: Member>(
     loop {
         let reply = kv::range(member, oldest_under(&prefix)).await.map_err(as_client_error)?;
         let read_revision = reply.header.map_or(0, |header| header.revision);
-        let (revision, kv) = match reply.kvs.decode().pop() {
+        let (revision, kv) = match reply.decode_kvs()?.pop() {
             Some(kv) => (read_revision, kv),
             None => {
                 let mut puts = watcher(member, prefix_range(&prefix), read_revision)?;
@@ -322,7 +322,7 @@ async fn wait_for_deletions<M: Member>(
             ..by_creation(prefix, pb::range_request::SortOrder::Descend)
         };
         let reply = kv::range(member, newest_before).await?;
-        let Some(before) = reply.kvs.decode().pop() else { return Ok(()) };
+        let Some(before) = reply.decode_kvs()?.pop() else { return Ok(()) };
         let revision = reply.header.map_or(0, |header| header.revision);
         let mut changes = watcher(member, KeyRange::Single(before.key), revision)?;
         while changes.next().await?.kind != EventKind::Delete {}

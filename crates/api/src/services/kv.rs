@@ -13,6 +13,7 @@ use mvcc::{EncodedKvs, RangeQuery, RangeResult, SortOrder, SortTarget, Store};
 use prost::Message;
 use prost::encoding::{encode_varint, encoded_len_varint};
 use proto::etcdserverpb as pb;
+use proto::mvccpb::KeyValue;
 use types::KeyRange;
 
 use super::validate;
@@ -39,9 +40,16 @@ pub struct RangeReply {
 }
 
 impl RangeReply {
-    /// The same as a message.
-    pub fn into_message(self) -> pb::RangeResponse {
-        pb::RangeResponse { header: self.header, kvs: self.kvs.decode(), more: self.more, count: self.count }
+    /// The same as a message. Fails if a stored record is damaged.
+    pub fn into_message(self) -> Result<pb::RangeResponse, Error> {
+        let kvs = self.decode_kvs()?;
+        Ok(pb::RangeResponse { header: self.header, kvs, more: self.more, count: self.count })
+    }
+
+    /// The key-values, decoded.
+    pub(super) fn decode_kvs(&self) -> Result<Vec<KeyValue>, Error> {
+        let damaged = |error| Error::Other(format!("etcdserver: a stored record does not decode: {error}"));
+        self.kvs.decode().map_err(damaged)
     }
 
     /// The fields beside the key-values: header in front, the others behind.
