@@ -76,7 +76,7 @@ impl Execute for Writer<'_> {
             return Ok(pb::RangeResponse { header, ..Default::default() });
         }
         let result = self.txn.range(&range::query(request, self.compat))?;
-        Ok(pb::RangeResponse { header, ..range::response(&result) })
+        Ok(pb::RangeResponse { header, ..range::response(&result)? })
     }
 
     fn put(&mut self, request: &pb::PutRequest) -> Result<pb::PutResponse, Failure> {
@@ -104,7 +104,7 @@ impl Execute for Writer<'_> {
     fn delete_range(&mut self, request: &pb::DeleteRangeRequest) -> Result<pb::DeleteRangeResponse, Failure> {
         let range = KeyRange::from_wire(request.key.clone(), request.range_end.clone());
         let prev_kvs = match request.prev_kv {
-            true => self.txn.range(&RangeQuery::new(range.clone()))?.kvs.decode(),
+            true => self.txn.range(&RangeQuery::new(range.clone()))?.kvs.decode().map_err(ReadError::from)?,
             false => Vec::new(),
         };
         let deleted = self.txn.delete_range(&range)?;
@@ -184,8 +184,9 @@ impl Applier {
         if !context.wanted {
             return Ok(Applied::nothing());
         }
-        match self.store.range(&range::query(request, self.options.compat)) {
-            Ok(result) => Ok(Applied::reply(Reply::Range(range::response(&result)))),
+        let result = self.store.range(&range::query(request, self.options.compat));
+        match result.and_then(|result| range::response(&result)) {
+            Ok(response) => Ok(Applied::reply(Reply::Range(response))),
             Err(source) => match ApplyError::from_read(&source) {
                 Some(error) => Ok(Applied::refuse(error)),
                 None => Err(FatalApplyError::Store { index: context.position.index, source }),

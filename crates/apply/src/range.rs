@@ -1,6 +1,6 @@
 //! Range requests as store queries, and store results as responses.
 
-use mvcc::{RangeQuery, RangeResult, SortOrder, SortTarget};
+use mvcc::{RangeQuery, RangeResult, ReadError, SortOrder, SortTarget};
 use proto::etcdserverpb as pb;
 use types::{CompatVersion, KeyRange};
 
@@ -40,13 +40,16 @@ pub fn query(request: &pb::RangeRequest, compat: CompatVersion) -> RangeQuery {
 }
 
 /// The response to a range, with the revision alone in its header.
-pub fn response(result: &RangeResult) -> pb::RangeResponse {
-    pb::RangeResponse {
+///
+/// # Errors
+/// A record of the result is damaged.
+pub fn response(result: &RangeResult) -> Result<pb::RangeResponse, ReadError> {
+    Ok(pb::RangeResponse {
         header: Some(header(result.revision)),
-        kvs: result.kvs.decode(),
+        kvs: result.kvs.decode()?,
         more: result.more,
         count: result.count,
-    }
+    })
 }
 
 /// A header that holds only a revision.

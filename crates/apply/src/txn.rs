@@ -100,7 +100,7 @@ fn holds(view: &impl View, compare: &pb::Compare) -> Result<bool, ReadError> {
         let default = mvccpb::KeyValue::default();
         return Ok(target != Ok(CompareTarget::Value) && record_satisfies(compare, &default));
     }
-    Ok(found.kvs.decode().iter().all(|kv| record_satisfies(compare, kv)))
+    Ok(found.kvs.decode()?.iter().all(|kv| record_satisfies(compare, kv)))
 }
 
 /// Compares one record. A union member that does not fit the target counts as 0 or empty, an
@@ -340,7 +340,7 @@ impl View for Pinned<'_> {
 impl Execute for Pinned<'_> {
     fn range(&mut self, request: &pb::RangeRequest) -> Result<pb::RangeResponse, Failure> {
         let result = View::range(self, &range::query(request, self.compat))?;
-        let mut response = range::response(&result);
+        let mut response = range::response(&result)?;
         response.header = Some(range::header(self.revision));
         Ok(response)
     }

@@ -89,7 +89,7 @@ impl Machine {
 
     fn keys(&self) -> Vec<String> {
         let all = self.store.range(&RangeQuery::new(KeyRange::From("".into()))).unwrap();
-        all.kvs.decode().into_iter().map(|kv| String::from_utf8(kv.key.to_vec()).unwrap()).collect()
+        all.kvs.decode().unwrap().into_iter().map(|kv| String::from_utf8(kv.key.to_vec()).unwrap()).collect()
     }
 }
 
@@ -287,6 +287,6 @@ fn after_a_crash_entries_are_applied_exactly_once() {
     for entry in &entries {
         restarted.applier.apply(entry, Duration::ZERO).unwrap();
     }
-    let found = restarted.store.range(&RangeQuery::key("counter")).unwrap().kvs.decode();
+    let found = restarted.store.range(&RangeQuery::key("counter")).unwrap().kvs.decode().unwrap();
     assert_eq!((found[0].version, restarted.store.current_revision()), (20, 21));
 }

@@ -95,6 +95,11 @@ fn measure(path: &std::path::Path, value_bytes: usize) {
     }
     println!("  random get {:.0} ns", each(start.elapsed(), 1_000_000));
     let start = Instant::now();
+    for _ in 0..1_000_000 {
+        bytes += bucket.get(&key_of(total / 2 + random.below(1000))).expect("sound").map_or(0, <[u8]>::len);
+    }
+    println!("  get of recent ones {:.0} ns", each(start.elapsed(), 1_000_000));
+    let start = Instant::now();
     bytes += bucket.iter().map(|item| item.expect("sound").0.len()).sum::<usize>();
     println!("  scan {:.1} ns per record ({bytes} bytes seen)", each(start.elapsed(), total));
     drop(tx);

@@ -80,11 +80,11 @@ impl WriteTx<'_> {
         if !self.trees.changed() {
             return Ok(CommitStats { txid: self.trees.meta.txid - 1, ..CommitStats::default() });
         }
-        let mut spill = Spill::new(&mut *self.writer);
+        let mut spill = Spill::new(&mut self.writer);
         let prepared = spill.prepare(db, &mut self.trees);
         let Spill { outputs, allocated, freelist_page, .. } = spill;
         let finished = prepared.and_then(|stats| {
-            let mut write = Write { db, writer: &mut *self.writer, trees: &self.trees };
+            let mut write = Write { db, writer: &mut self.writer, trees: &self.trees };
             let write_time = db.timer();
             let map = poison(db, write.grow())?;
             let mut stats = poison(db, write.pages(outputs, freelist_page, stats))?;

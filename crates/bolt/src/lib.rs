@@ -44,4 +44,4 @@ pub use cursor::{Cursor, Item, Value};
 pub use db::{Db, Options, Stats};
 pub use error::{Error, OpenError};
 pub use read::{Bucket, Iter, ReadTx};
-pub use write::{BucketMut, DEFAULT_FILL_PERCENT, WriteTx};
+pub use write::{BucketMut, DEFAULT_FILL_PERCENT, Visit, WriteTx};

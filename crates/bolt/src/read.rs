@@ -128,16 +128,13 @@ impl<'tx> Bucket<'tx> {
 
     /// The value of `key`; `None` if it is absent or holds a bucket.
     pub fn get(&self, key: &[u8]) -> Result<Option<&'tx [u8]>, Error> {
-        Ok(match self.find(key)? {
-            Some((value, false, _)) => Some(value),
-            _ => None,
-        })
+        Ok(self.find(key)?.filter(|found| !found.is_bucket).map(|found| found.value))
     }
 
     /// The bucket under `name`; `None` if it is absent or holds a value.
     pub fn bucket(&self, name: &[u8]) -> Result<Option<Bucket<'tx>>, Error> {
         Ok(match self.find(name)? {
-            Some((value, true, holder)) => Some(Bucket::parse(self.snapshot, value, holder)?),
+            Some(found) if found.is_bucket => Some(Bucket::parse(self.snapshot, found.value, found.holder)?),
             _ => None,
         })
     }
@@ -152,19 +149,30 @@ impl<'tx> Bucket<'tx> {
         Iter { cursor: self.cursor(), failed: false }
     }
 
-    /// The value under `key`, whether it is a bucket, and the page it stands on.
-    fn find(&self, key: &[u8]) -> Result<Option<(&'tx [u8], bool, PageId)>, PageError> {
+    fn find(&self, key: &[u8]) -> Result<Option<Found<'tx>>, PageError> {
         let mut page = self.first_page()?;
         for _ in 0..MAX_DEPTH {
             if page.is_leaf() {
                 let Ok(index) = page.search(key)? else { return Ok(None) };
                 let element = page.leaf(index)?;
-                return Ok(Some((element.value, element.is_bucket, page.id())));
+                return Ok(Some(Found {
+                    value: element.value,
+                    is_bucket: element.is_bucket,
+                    holder: page.id(),
+                }));
             }
             page = self.snapshot.page(page.branch(page.child_index(key)?)?.child)?;
         }
         Err(PageFault::TooDeep.on(page.id()))
     }
+}
+
+/// What stands under a key.
+struct Found<'tx> {
+    value: &'tx [u8],
+    is_bucket: bool,
+    /// The page it stands on.
+    holder: PageId,
 }
 
 /// The keys of a bucket in order.

@@ -51,8 +51,13 @@ impl Trees {
         for child in children {
             self.rebalance_below(child, threshold)?;
         }
+        self.rebalance_children(node, threshold)
+    }
+
+    /// Merges small nodes among the direct children of `node`.
+    fn rebalance_children(&mut self, node: NodeId, threshold: usize) -> Result<(), PageError> {
         let mut index = 0;
-        while index < self.nodes[node].body.len() {
+        while matches!(self.nodes[node].body, Body::Branch(_)) && index < self.nodes[node].body.len() {
             index = self.rebalance_child(node, index, threshold)?;
         }
         Ok(())
@@ -84,12 +89,14 @@ impl Trees {
             return Ok(index);
         }
         if siblings == 1 {
+            // It gets siblings when its parent is merged, and stays unbalanced until then.
             return Ok(index + 1);
         }
         let left = index.saturating_sub(1);
         let (into, from) = (self.child_node(parent, left)?, self.child_node(parent, left + 1)?);
         self.merge(into, from)?;
         self.remove_entry(parent, left + 1);
+        self.rebalance_children(into, threshold)?;
         // The merged node may still be too small.
         self.nodes[into].unbalanced = true;
         Ok(left)

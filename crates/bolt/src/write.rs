@@ -17,11 +17,18 @@ use crate::format::{
     PAGE_HEADER_BYTES, Page, PageError, PageFault, PageHeader, PageId,
 };
 use crate::freelist::Span;
-use crate::node::{Body, LeafEntry, NodeId, Nodes, Place};
+use crate::node::{Body, BranchEntry, LeafEntry, NodeId, Nodes, Place};
 use crate::reach::for_each_span;
 
 /// Share of a page that is filled when a node is split, unless set otherwise.
 pub const DEFAULT_FILL_PERCENT: f32 = 0.5;
+
+/// Called with a key and its value, `None` for a bucket; says whether to go on.
+pub type Visit<'a> = &'a mut dyn FnMut(&[u8], Option<&[u8]>) -> ControlFlow<()>;
+
+/// Leaves in memory with more entries than this are cut in two when something is inserted into
+/// their middle; appending moves nothing and so needs no limit.
+const LONG_LEAF_ENTRIES: usize = 1024;
 
 /// The only write transaction. Dropping it undoes everything.
 pub struct WriteTx<'db> {
@@ -185,11 +192,7 @@ impl<'tx> BucketMut<'tx> {
 
     /// Calls `visit` with the keys from `from` on in order, until it breaks; the value is `None`
     /// for a bucket.
-    pub fn scan(
-        &self,
-        from: &[u8],
-        visit: &mut dyn FnMut(&[u8], Option<&[u8]>) -> ControlFlow<()>,
-    ) -> Result<(), Error> {
+    pub fn scan(&self, from: &[u8], visit: Visit<'_>) -> Result<(), Error> {
         let root = self.trees.root_ref(self.index)?;
         let _complete = self.trees.scan(root, from, 0, visit)?;
         Ok(())
@@ -356,7 +359,7 @@ impl Trees {
         at: TreeRef<'_>,
         from: &[u8],
         depth: usize,
-        visit: &mut dyn FnMut(&[u8], Option<&[u8]>) -> ControlFlow<()>,
+        visit: Visit<'_>,
     ) -> Result<ControlFlow<()>, PageError> {
         if depth >= MAX_DEPTH {
             return Err(PageFault::TooDeep.on(self.nodes.base.meta.root));
@@ -475,9 +478,47 @@ impl Trees {
         match at {
             Ok(index) => entries[index] = entry(place, value_len),
             Err(index) if index == entries.len() => entries.push(entry(place, value_len)),
-            Err(index) => entries.insert(index, entry(place, value_len)),
+            Err(index) => {
+                entries.insert(index, entry(place, value_len));
+                if entries.len() > LONG_LEAF_ENTRIES {
+                    self.halve(bucket, leaf, key);
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Cuts a leaf in two, so that inserting into its middle stays cheap. `key` is one of its keys.
+    fn halve(&mut self, bucket: BucketIndex, leaf: NodeId, key: &[u8]) {
+        self.buckets[bucket].hint = None;
+        let Body::Leaf(entries) = &mut self.nodes[leaf].body else { return };
+        let upper_half = entries.split_off(entries.len() / 2);
+        let unbalanced = self.nodes[leaf].unbalanced;
+        let added = self.nodes.add(Body::Leaf(upper_half), None);
+        self.nodes[added].unbalanced = unbalanced;
+        let branch_entry = |nodes: &Nodes, node| {
+            let (place, key_len) = nodes.key_place(node, 0);
+            BranchEntry { place, key_len, node: Some(node), child: 0 }
+        };
+        let Some(mut parent) = self.buckets[bucket].root else { return };
+        if parent == leaf {
+            let entries = [leaf, added].map(|node| branch_entry(&self.nodes, node)).to_vec();
+            self.buckets[bucket].root = Some(self.nodes.add(Body::Branch(entries), None));
+            return;
+        }
+        // All nodes on the way are in memory, as the leaf is.
+        loop {
+            let index = self.nodes.child_index(parent, key);
+            let entry = branch_entry(&self.nodes, added);
+            let Body::Branch(entries) = &mut self.nodes[parent].body else {
+                unreachable!("the leaf is further down")
+            };
+            match entries[index].node {
+                Some(node) if node == leaf => return entries.insert(index + 1, entry),
+                Some(node) => parent = node,
+                None => unreachable!("nodes above a leaf in memory are in memory"),
+            }
+        }
     }
 
     /// Removes a key that is there.

@@ -50,7 +50,7 @@ fn sound(no_freelist_sync: bool) -> &'static [u8] {
 
 /// Walks all that a bucket shows; `left` bounds the number of keys, as a damaged bucket may
 /// contain itself.
-fn walk(bucket: Bucket<'_>, left: &mut u32) -> Result<(), Error> {
+fn walk(bucket: Bucket<'_>, depth: u32, left: &mut u32) -> Result<(), Error> {
     let mut previous: Option<Vec<u8>> = None;
     for item in bucket.iter() {
         let (key, value) = item?;
@@ -61,7 +61,8 @@ fn walk(bucket: Bucket<'_>, left: &mut u32) -> Result<(), Error> {
         let _ = bucket.get(key)?;
         match value {
             Value::Data(_) => {}
-            Value::Bucket(nested) => drop(walk(nested, left)),
+            Value::Bucket(nested) if depth < 50 => drop(walk(nested, depth + 1, left)),
+            Value::Bucket(_) => {}
         }
         previous = Some(key.to_vec());
     }
@@ -94,7 +95,7 @@ fn exercise(image: &[u8]) -> bool {
         Err(_) => noticed = true,
         Ok(tx) => {
             noticed |= !tx.check().is_empty();
-            noticed |= walk(tx.root(), &mut 100_000).is_err();
+            noticed |= walk(tx.root(), 0, &mut 100_000).is_err();
             tx.copy_to(&mut |_| Ok(())).unwrap();
         }
     }
@@ -109,7 +110,7 @@ fn write(image: &[u8]) -> bool {
     let mut noticed = bolt::compact_into(&db.read(), &target).is_err();
     for round in 0..3 {
         noticed |= change(&db, round).is_err();
-        noticed |= walk(db.read().root(), &mut 100_000).is_err();
+        noticed |= walk(db.read().root(), 0, &mut 100_000).is_err();
     }
     noticed
 }
@@ -302,4 +303,43 @@ fn check_holds_the_freelist_against_the_tree() {
     let mut wrong = image;
     with_meta(&mut wrong, |meta| meta.freelist = meta.root);
     assert!(!faults(wrong).is_empty());
+}
+
+/// Forty branches of two elements that both lead to the next one: a walk that believed them would
+/// visit 2^40 leaves.
+#[test]
+fn shared_pages_do_not_multiply_the_work() {
+    const LEVELS: u64 = 40;
+    let meta = Meta {
+        page_size: 1024,
+        root: 2,
+        root_sequence: 0,
+        freelist: format::FREELIST_NOT_PERSISTED,
+        high_water: 2 + LEVELS + 1,
+        txid: 2,
+    };
+    let mut image = [meta.page(0), meta.page(1)].concat();
+    for id in 2..=2 + LEVELS {
+        let mut page = vec![0; 1024];
+        let leaf = id == 2 + LEVELS;
+        let flags = if leaf { format::FLAG_LEAF } else { format::FLAG_BRANCH };
+        PageHeader { id, flags, count: if leaf { 1 } else { 2 }, overflow: 0 }.write(&mut page);
+        for element in 0..2_usize {
+            let at = 16 + 16 * element;
+            let key_at = 48 + element;
+            page[key_at] = b'a' + element as u8;
+            let words = [(key_at - at) as u32, 1, id as u32 + 1, 0];
+            let leaf_words = [0, (key_at - at) as u32, 1, 0];
+            for (index, word) in (if leaf { leaf_words } else { words }).iter().enumerate() {
+                page[at + 4 * index..at + 4 * index + 4].copy_from_slice(&word.to_le_bytes());
+            }
+        }
+        image.extend(page);
+    }
+    let tx = ReadTx::from_image(image.clone()).unwrap();
+    assert!(tx.root().iter().take(1_000).any(|item| item.is_err()), "the walk notices");
+    let mut cursor = tx.root().cursor();
+    assert!(cursor.last().is_err() || (0..1_000).any(|_| cursor.prev().is_err()));
+    assert!(tx.check().len() < 100);
+    assert!(write(&image), "a writer refuses it");
 }

@@ -55,7 +55,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn key_of(key: u16) -> Vec<u8> {
     // Lengths differ, and a few keys are long enough to need pages of their own in branches.
-    let padding = if key % 97 == 0 { 900 } else { usize::from(key % 7) };
+    let padding = if key.is_multiple_of(97) { 900 } else { usize::from(key % 7) };
     [format!("k{key:05}").into_bytes(), vec![b'x'; padding]].concat()
 }
 
@@ -213,7 +213,7 @@ impl World {
                 let tree = tree_at(tree, path);
                 with_bucket(tx, path, |bucket| {
                     bucket.set_fill_percent(0.9);
-                    let last = tree.0.keys().filter(|key| key[0] == b'l').next_back().cloned();
+                    let last = tree.0.keys().rfind(|key| key[0] == b'l').cloned();
                     let next = last.map_or(0, |key| {
                         String::from_utf8(key[1..].to_vec()).unwrap().parse::<u64>().unwrap() + 1
                     });
@@ -252,11 +252,7 @@ impl World {
                 let reader = self.db.as_ref().unwrap().read();
                 self.readers.push((reader, self.committed.clone()));
             }
-            Step::CloseReader(index) => {
-                if *index < self.readers.len() {
-                    self.readers.remove(*index);
-                }
-            }
+            Step::CloseReader(index) if *index < self.readers.len() => drop(self.readers.remove(*index)),
             Step::Reopen => {
                 self.check_readers();
                 self.readers.clear();
@@ -302,5 +298,75 @@ proptest! {
     #[test]
     fn agrees_with_a_map_with_small_pages_and_the_freelist_in_the_file(steps in prop::collection::vec(step(), 1..60)) {
         run(|| Options { verify: true, page_size: 1024, no_freelist_sync: false, ..Options::default() }, &steps);
+    }
+}
+
+/// Long keys make trees of many levels; deleting most of them makes merges climb through these.
+#[derive(Clone, Debug)]
+enum DeepStep {
+    Put(u16, u16),
+    Delete(u16, u16),
+    Keep(u16),
+    Commit,
+}
+
+fn deep_step() -> impl Strategy<Value = DeepStep> {
+    prop_oneof![
+        3 => (0_u16..600, 1_u16..300).prop_map(|(from, count)| DeepStep::Put(from, count)),
+        4 => (0_u16..600, 1_u16..200).prop_map(|(from, count)| DeepStep::Delete(from, count)),
+        1 => (2_u16..40).prop_map(DeepStep::Keep),
+        4 => Just(DeepStep::Commit),
+    ]
+}
+
+fn long_key(key: u16) -> Vec<u8> {
+    let padding = 150 + usize::from(key % 11) * 40;
+    [format!("{key:05}").into_bytes(), vec![b'x'; padding]].concat()
+}
+
+fn run_deep(steps: &[DeepStep]) {
+    let options = Options { verify: true, page_size: 1024, ..Options::default() };
+    let db = Db::open(Arc::new(SimDisk::new()), Path::new("db"), options).unwrap();
+    let mut model = BTreeMap::new();
+    for transaction in steps.split(|step| matches!(step, DeepStep::Commit)) {
+        let mut tx = db.write().unwrap();
+        let mut bucket = tx.create_bucket_if_missing(b"deep").unwrap();
+        let mut delete = |bucket: &mut BucketMut<'_>, key: u16| {
+            let there = model.remove(&long_key(key)).is_some();
+            assert_eq!(bucket.delete(&long_key(key)).unwrap(), there);
+        };
+        for step in transaction {
+            match step {
+                DeepStep::Delete(from, count) => {
+                    (*from..from + count).for_each(|key| delete(&mut bucket, key))
+                }
+                DeepStep::Keep(every) => {
+                    (0..900).filter(|key| key % every != 0).for_each(|key| delete(&mut bucket, key));
+                }
+                _ => {}
+            }
+        }
+        for step in transaction {
+            if let DeepStep::Put(from, count) = step {
+                for key in *from..from + count {
+                    bucket.put(&long_key(key), &key.to_be_bytes()).unwrap();
+                    model.insert(long_key(key), key.to_be_bytes().to_vec());
+                }
+            }
+        }
+        tx.commit().unwrap();
+        let read = db.read();
+        let bucket = read.bucket(b"deep").unwrap().unwrap();
+        let found: Vec<_> = bucket.iter().map(|item| item.unwrap().0.to_vec()).collect();
+        assert!(found.iter().eq(model.keys()));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn deep_trees_agree_with_a_map(steps in prop::collection::vec(deep_step(), 1..60)) {
+        run_deep(&steps);
     }
 }

@@ -56,6 +56,9 @@ pub enum ReadError {
         /// Which one.
         revision: Revision,
     },
+    /// A record passed the check of its outline and is no message all the same.
+    #[error("mvcc: a record cannot be decoded: {0}: the database is damaged, restore it from a peer or a snapshot")]
+    Undecodable(#[from] prost::DecodeError),
     /// The backend failed.
     #[error(transparent)]
     Backend(#[from] BackendError),

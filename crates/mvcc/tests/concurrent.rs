@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use backend::WriteSet;
 use env::sim::SimDisk;
@@ -13,7 +13,7 @@ use types::LeaseId;
 use common::{everything, open};
 
 const ACCOUNTS: usize = 1500;
-const TRANSFERS: usize = 1500;
+const TRANSFERS: usize = 6000;
 const START: i64 = 1000;
 
 fn key(account: usize) -> String {
@@ -49,13 +49,15 @@ fn readers_see_whole_transactions() {
     store.backend().commit().unwrap();
 
     let done = AtomicBool::new(false);
+    let (reads, compactions) = (AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for reader in 0..2 {
-            let (store, done) = (&store, &done);
+            let (store, done, reads) = (&store, &done, &reads);
             scope.spawn(move || {
                 let mut last = 0;
                 while !done.load(Ordering::Relaxed) {
                     let revision = check(store, 0).unwrap();
+                    reads.fetch_add(1, Ordering::Relaxed);
                     assert!(last <= revision, "time does not go back");
                     last = revision;
                     // The past is there or compacted, never wrong.
@@ -80,6 +82,7 @@ fn readers_see_whole_transactions() {
                 while !store.compaction_step(&mut job).unwrap().finished {
                     store.backend().commit().unwrap();
                 }
+                compactions.fetch_add(1, Ordering::Relaxed);
             }
         });
         for transfer in 0..TRANSFERS {
@@ -99,6 +102,13 @@ fn readers_see_whole_transactions() {
             } else {
                 txn.commit(WriteSet::default());
             }
+        }
+        // On a busy machine the others may have had no turn yet.
+        while reads.load(Ordering::Relaxed) < 4 || compactions.load(Ordering::Relaxed) < 2 {
+            let mut txn = store.write();
+            put(&mut txn, 0, 0);
+            drop(txn);
+            std::thread::yield_now();
         }
         done.store(true, Ordering::Relaxed);
     });

@@ -30,7 +30,7 @@ use thiserror::Error;
 use types::{ClusterId, CompatVersion, ConfState, Entry, EntryKind, HardState, MemberId, Snapshot, Version};
 use wal::Wal;
 
-use crate::logging as log;
+use crate::log;
 
 /// What a member is made from.
 #[derive(Clone, Debug)]

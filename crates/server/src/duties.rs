@@ -9,7 +9,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use apply::Reply;
@@ -19,7 +18,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use types::{LeaseId, MemberId, Version};
 
 use crate::lanes::Answer;
-use crate::logging as log;
+use crate::log;
 use crate::node::Node;
 
 /// How often the primary looks for expired leases and due checkpoints.
@@ -270,7 +269,7 @@ async fn revoke(node: &Node, id: LeaseId) {
         ..Default::default()
     };
     match node.propose_internal(request).await {
-        Ok(Reply::LeaseRevoke(_)) => drop(node.metrics().leases_expired.fetch_add(1, Relaxed)),
+        Ok(Reply::LeaseRevoke(_)) => node.metrics().lease_expired(),
         // Gone already, or refused for a moment: it is handed out again if it still exists.
         Ok(_) => {}
         Err(error) => log::warn!(

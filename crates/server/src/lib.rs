@@ -2,16 +2,17 @@
 
 pub mod bootstrap;
 pub mod config;
-mod counters;
 pub mod driver;
 pub mod duties;
 mod fatal;
 pub mod lanes;
 pub mod log;
 pub mod metrics;
-mod logging;
+mod member;
 pub mod node;
 mod progress;
+pub mod run;
+mod scrape;
 pub mod start;
 pub mod systemd;
 

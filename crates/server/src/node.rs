@@ -1,7 +1,7 @@
 //! The handle to a running member: what services and duties call.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::sync::atomic::Ordering::Acquire;
 use std::time::Duration;
 
 use apply::{ApplyError, Quota, Reply, Shared};
@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use types::{ClusterId, CompatVersion, MemberId};
 
 use crate::lanes::{self, Lanes, Unanswered};
-use crate::counters::Counters;
+use crate::metrics::Metrics;
 use crate::progress::Progress;
 
 /// Committed entries that may wait for being applied before writes are refused.
@@ -58,13 +58,15 @@ pub struct Inner {
     /// Shared numbers.
     pub progress: Arc<Progress>,
     /// Counters.
-    pub metrics: Arc<Counters>,
+    pub metrics: Arc<Metrics>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Revision of the last compaction whose physical part is done.
     pub compacted: watch::Receiver<i64>,
+    /// What the services need to know.
+    pub api: api::member::Config,
     /// Raised when the member stops.
-    pub stopping: watch::Receiver<bool>,
+    pub stopping: watch::Sender<bool>,
 }
 
 /// Why a request failed.
@@ -137,13 +139,13 @@ impl Node {
         let mut payload = Vec::with_capacity(length);
         request.encode_raw(&mut payload);
         drop(request);
-        self.inner.metrics.proposals_pending.fetch_add(1, Relaxed);
+        self.inner.metrics.proposal_pending(1);
         let result = lanes::propose(id, payload.into(), self.inner.request_timeout).await;
-        self.inner.metrics.proposals_pending.fetch_sub(1, Relaxed);
+        self.inner.metrics.proposal_pending(-1);
         match result {
             Ok(answer) => Ok(answer.result?),
             Err(reason) => {
-                self.inner.metrics.proposals_failed.fetch_add(1, Relaxed);
+                self.inner.metrics.proposal_failed();
                 let no_leader = reason == Unanswered::Timeout && self.inner.progress.leader().0 == 0;
                 Err(if no_leader { Error::NoLeader } else { reason.into() })
             }
@@ -164,7 +166,7 @@ impl Node {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(Error::Stopped),
             Err(_) => {
-                self.inner.metrics.read_indexes_failed.fetch_add(1, Relaxed);
+                self.inner.metrics.read_index_failed();
                 Err(Error::Timeout)
             }
         }
@@ -180,6 +182,11 @@ impl Node {
             Ok(Err(error)) => Err(Error::Backend(error.to_string())),
             Err(_) => Err(Error::Stopped),
         }
+    }
+
+    /// Says that the member is about to stop: streams end, new requests are refused.
+    pub fn begin_stop(&self) {
+        self.inner.stopping.send_replace(true);
     }
 
     /// Id of the member.
@@ -223,7 +230,7 @@ impl Node {
     }
 
     /// Counters.
-    pub fn metrics(&self) -> &Counters {
+    pub fn metrics(&self) -> &Metrics {
         &self.inner.metrics
     }
 

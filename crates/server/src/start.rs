@@ -26,8 +26,8 @@ use crate::driver::store_threads::{BackendSignal, CompactionThread, CompactionWo
 use crate::driver::{self, Input};
 use crate::fatal::Fatal;
 use crate::lanes::{self, Answers, LANE_COUNT, Lanes};
-use crate::logging as log;
-use crate::counters::Counters;
+use crate::log;
+use crate::metrics::Metrics;
 use crate::node::{Inner, Node};
 use crate::progress::Progress;
 use crate::duties;
@@ -48,6 +48,8 @@ pub struct Options {
     pub workers: usize,
     /// Largest encoded request in bytes.
     pub max_request_bytes: usize,
+    /// `--max-txn-ops`.
+    pub max_txn_ops: usize,
     /// Longest time before a backend batch is committed.
     pub backend_batch_interval: Duration,
     /// Pause between two compaction batches.
@@ -77,7 +79,6 @@ pub struct Running {
 
 /// What stopping needs.
 struct Stop {
-    stopping: watch::Sender<bool>,
     to_raft: Sender<Input>,
     to_apply: Sender<ApplyWork>,
     to_log: Sender<LogWork>,
@@ -130,7 +131,7 @@ struct Assembly<'a> {
     parts: Parts,
     workers: Arc<Workers>,
     fatal: Fatal,
-    metrics: Arc<Counters>,
+    metrics: Arc<Metrics>,
     progress: Arc<Progress>,
     lanes: Arc<Lanes>,
 }
@@ -168,7 +169,7 @@ impl<'a> Assembly<'a> {
         let (to_snapshots, snapshot_work) = crossbeam_channel::unbounded::<Snapshot>();
         let (compaction_stop, compaction_stopped) = crossbeam_channel::bounded(1);
         let (to_duties, duty_queue) = tokio::sync::mpsc::unbounded_channel();
-        let (stopping, stopped) = watch::channel(false);
+        let stopping = watch::Sender::new(false);
         let (compacted, last_compacted) = watch::channel(parts.store.compacted_revision());
         let (published, is_published) = watch::channel(false);
         let backend = BackendSignal::new(parts.backend.clone(), setup.backend_batch_limit);
@@ -269,7 +270,18 @@ impl<'a> Assembly<'a> {
             metrics: metrics.clone(),
             clock,
             compacted: last_compacted,
-            stopping: stopped,
+            api: api::member::Config {
+                cluster_id: parts.cluster_id,
+                member_id: parts.member_id,
+                compat: setup.compat,
+                max_request_bytes: options.max_request_bytes,
+                max_txn_ops: options.max_txn_ops,
+                quota: setup.quota,
+                progress_notify_interval: options.watch_progress_interval,
+                request_timeout: setup.request_timeout(),
+                election_timeout: setup.election_timeout(),
+            },
+            stopping,
         });
 
         for worker in 0..workers.count() {
@@ -282,7 +294,6 @@ impl<'a> Assembly<'a> {
 
         let (purge_stop, purge_stopped) = crossbeam_channel::bounded(1);
         let stop = Stop {
-            stopping,
             raft: spawn("raft", move || raft_thread.run())?,
             apply: spawn("apply", move || apply_thread.run())?,
             log: spawn("wal", move || log_thread.run())?,
@@ -328,7 +339,6 @@ impl Running {
     /// must have been stopped before. Blocks for the length of a backend commit.
     pub fn stop(self) {
         let Stop {
-            stopping,
             to_raft,
             to_apply,
             to_log,
@@ -346,7 +356,6 @@ impl Running {
             purge,
             preparer,
         } = self.stop;
-        stopping.send_replace(true);
         let _ = purge_stop.try_send(());
         let _ = compaction_stop.try_send(());
         // Each thread ends after the one that feeds it, so that nothing waits in a queue for ever.

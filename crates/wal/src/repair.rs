@@ -50,8 +50,6 @@ pub(crate) fn clear_behind(
     let len = file.len().context("read", path)?;
     if len > offset {
         file.set_len(offset).context("trim", path)?;
-        // On its own: the shorter length must not come after the longer one on the platter.
-        file.sync_data().context("sync", path)?;
     }
     file.allocate(segment_bytes).context("preallocate", path)?;
     file.sync_data().context("sync", path)

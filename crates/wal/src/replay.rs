@@ -87,7 +87,10 @@ impl Replay {
             let damaged = |source| Error::Damaged { path: path.to_owned(), offset, source };
             match scan.next_record() {
                 Ok(Some(record)) => self.record(record).map_err(damaged)?,
-                Ok(None) => break,
+                Ok(None) => {
+                    self.result.torn = last && scan.has_residue().context("read", path)?;
+                    break;
+                }
                 Err(ScanError::Torn) if last => {
                     self.result.torn = true;
                     break;
@@ -96,7 +99,9 @@ impl Replay {
                 Err(error) => return Err(damaged(error.into())),
             }
         }
-        (self.crc, self.offset) = (scan.crc(), scan.offset());
+        // A head that is not whole is written anew.
+        let offset = if scan.count() < 2 { 0 } else { scan.offset() };
+        (self.crc, self.offset) = (scan.crc(), offset);
         Ok(())
     }
 
@@ -123,10 +128,13 @@ impl Replay {
     fn entry(&mut self, data: &[u8]) -> Result<(), Damage> {
         let index = entry_index(data)?;
         self.last_index = index;
+        let entries = &mut self.result.entries;
         if index <= self.from.index {
+            // It cut off what was behind it. Upstream forgets that, and brings back entries of an
+            // older term behind a snapshot.
+            entries.clear();
             return Ok(());
         }
-        let entries = &mut self.result.entries;
         let place = index - self.from.index - 1;
         if place > entries.len() as u64 {
             return Err(Damage::Hole { index, last: self.from.index + entries.len() as u64 });

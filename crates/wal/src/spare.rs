@@ -23,10 +23,10 @@ use env::{Disk, File, LockKind, OpenMode};
 
 use crate::error::{Context, Error};
 
-/// Zeros written per step.
-const STEP_LEN: u64 = 256 << 10;
-/// The writer reserves space in pieces of this size, so that it seldom takes the lock.
-const RESERVE_LEN: u64 = 1 << 20;
+/// Zeros written per step, at most: a writer that needs the lock waits no longer than that.
+const MAX_STEP_LEN: u64 = 256 << 10;
+/// The writer reserves space in pieces of at most this size, so that it seldom takes the lock.
+const MAX_RESERVE_LEN: u64 = 1 << 20;
 
 /// Whether a [`Preparer`] has more to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +87,8 @@ struct Filled {
 
 impl Preparer {
     pub(crate) fn new(space: Arc<Space>) -> Self {
-        Self { space, zeros: vec![0; STEP_LEN as usize] }
+        let step_len = (space.segment_bytes / 128).clamp(512, MAX_STEP_LEN);
+        Self { space, zeros: vec![0; step_len as usize] }
     }
 
     /// Does a small piece of the work, including its sync. After an error the preparer leaves
@@ -177,9 +178,14 @@ impl Space {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn reserve_end(&self, wanted: u64) -> u64 {
+        let piece = (self.segment_bytes / 32).clamp(512, MAX_RESERVE_LEN);
+        wanted.next_multiple_of(piece) + piece
+    }
+
     /// Makes the space below the result the writer's alone; `wanted` is below the result.
     pub(crate) fn reserve(&self, wanted: u64) -> u64 {
-        let reserved = wanted.next_multiple_of(RESERVE_LEN) + RESERVE_LEN;
+        let reserved = self.reserve_end(wanted);
         if let Some(tail) = &mut self.lock().tail {
             tail.reserved = tail.reserved.max(reserved);
         }
@@ -188,7 +194,7 @@ impl Space {
 
     /// From now on `path` is the open segment, written up to `offset`. Gives the reserved end.
     pub(crate) fn set_tail(&self, path: PathBuf, offset: u64, spare: Option<Spare>) -> u64 {
-        let reserved = offset.next_multiple_of(RESERVE_LEN) + RESERVE_LEN;
+        let reserved = self.reserve_end(offset);
         let (filler, zeroed) = spare.map_or((None, 0), |spare| (spare.filler, spare.zeroed));
         self.lock().tail = Some(Tail { path, filler, reserved, zeroed });
         reserved

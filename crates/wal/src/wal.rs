@@ -210,7 +210,7 @@ impl Wal {
             poisoned: false,
         };
         if wal.offset == 0 {
-            // The last segment lost even its head records: write them, so that it can be entered.
+            // The last segment has no whole head: write it, so that the log can be entered there.
             wal.encode_head();
             wal.write()?;
             wal.sync()?;

@@ -37,9 +37,10 @@ use duration::GoDuration;
 use gates::FeatureGates;
 use url::Url;
 
-pub use load::{Failure, Loaded, Outcome, load, read_file};
+pub use load::{Failure, Loaded, Notice, Outcome, load, read_file};
 pub use unsupported::{LATER, Later, unsupported};
 pub use usage::{USAGE_LINES, flags_text, version_text};
+pub use validate::RuleError;
 
 /// Certificates and rules of one kind of listener.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The apply thread: owns the state machine, publishes results, events and read views.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::Ordering::Release;
 use std::time::{Duration, Instant};
 
 use apply::{Applied, Applier, FollowUp};
@@ -17,8 +17,8 @@ use super::store_threads::{BackendSignal, CompactionWork};
 use crate::duties::Duty;
 use crate::fatal::Fatal;
 use crate::lanes::{Answer, Answers};
-use crate::logging as log;
-use crate::counters::Counters;
+use crate::log;
+use crate::metrics::Metrics;
 use crate::progress::Progress;
 
 /// Entries applied before their answers are delivered: bounds how long the first one waits for
@@ -64,7 +64,7 @@ pub struct ApplyThread {
     /// Shared numbers.
     pub progress: Arc<Progress>,
     /// Counters.
-    pub metrics: Arc<Counters>,
+    pub metrics: Arc<Metrics>,
     /// Time for leases.
     pub clock: Arc<dyn Clock>,
     /// Added to the TTL of each lease when this member becomes leader.
@@ -116,9 +116,9 @@ impl ApplyThread {
         }
         self.answers.flush();
         self.backend.pending();
-        self.metrics.entries_applied.fetch_add(entries.len() as u64, Relaxed);
+        self.metrics.applied(entries.len(), start.elapsed());
         if start.elapsed() > SLOW_APPLY * u32::try_from(entries.len()).unwrap_or(u32::MAX) {
-            self.metrics.slow_applies.fetch_add(1, Relaxed);
+            self.metrics.slow_apply.inc();
         }
         if let Some(last) = entries.last() {
             // The raft thread ends before this one; what it does not hear needs no answer.

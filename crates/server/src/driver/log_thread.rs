@@ -3,7 +3,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -14,8 +13,8 @@ use wal::{Batch, Wal, WalSnapshot};
 
 use super::Input;
 use crate::fatal::Fatal;
-use crate::logging as log;
-use crate::counters::Counters;
+use crate::log;
+use crate::metrics::Metrics;
 
 /// Entries written with one sync, at most: bounds the memory of a round.
 const MAX_ENTRIES_PER_ROUND: usize = 16 * 1024;
@@ -46,7 +45,7 @@ pub struct LogThread {
     /// Asks for space to be prepared ahead.
     pub prepare: Sender<()>,
     /// Counters.
-    pub metrics: Arc<Counters>,
+    pub metrics: Arc<Metrics>,
     /// Where to report the end of everything.
     pub fatal: Fatal,
 }
@@ -100,9 +99,9 @@ impl LogThread {
         if appended.needs_sync {
             let start = Instant::now();
             self.wal.sync()?;
-            self.metrics.wal_fsync.observe(start.elapsed());
+            self.metrics.wal_fsync(start.elapsed());
         }
-        self.metrics.wal_bytes.fetch_add(appended.bytes, Relaxed);
+        self.metrics.wal_written(appended.bytes);
         if appended.cut.is_some() {
             // Full means that the preparer has been asked already.
             let _ = self.prepare.try_send(());

@@ -1,7 +1,6 @@
 //! The threads behind the backend: commits, disk snapshots, physical compaction, watch.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use backend::Backend;
@@ -12,8 +11,8 @@ use types::Snapshot;
 
 use super::log_thread::LogWork;
 use crate::fatal::Fatal;
-use crate::logging as log;
-use crate::counters::Counters;
+use crate::log;
+use crate::metrics::Metrics;
 
 /// How far apply may run ahead of the backend, in batches, before it waits.
 const MAX_BATCHES_AHEAD: usize = 16;
@@ -72,7 +71,7 @@ impl BackendSignal {
     }
 
     /// Commits each `interval`, or as soon as asked. Runs until stopped.
-    pub fn run(&self, interval: Duration, metrics: &Counters, fatal: &Fatal) {
+    pub fn run(&self, interval: Duration, metrics: &Metrics, fatal: &Fatal) {
         loop {
             let stop = {
                 let mut wanted = self.state.wanted.lock();
@@ -87,7 +86,7 @@ impl BackendSignal {
             };
             let start = Instant::now();
             match self.backend.commit() {
-                Ok(stats) if stats.committed => metrics.backend_commit.observe(start.elapsed()),
+                Ok(stats) if stats.committed => metrics.backend_commit(start.elapsed()),
                 Ok(_) => {}
                 Err(error) => return fatal.stop(format!("backend: {error}")),
             }
@@ -120,7 +119,7 @@ pub struct CompactionThread {
     /// Finished compactions.
     pub finished: tokio::sync::watch::Sender<i64>,
     /// Counters.
-    pub metrics: Arc<Counters>,
+    pub metrics: Arc<Metrics>,
     /// Where to report the end of everything.
     pub fatal: Fatal,
 }
@@ -133,8 +132,7 @@ impl CompactionThread {
             if !self.compact(&mut job) {
                 return;
             }
-            self.metrics.compaction.observe(start.elapsed());
-            self.metrics.compaction_keys.fetch_add(job.deleted() as u64, Relaxed);
+            self.metrics.compaction(start.elapsed(), job.deleted() as u64);
             log::info!(
                 "finished scheduled compaction",
                 "compact-revision" => job.revision(),

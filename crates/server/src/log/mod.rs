@@ -1,9 +1,13 @@
 //! The log: zap's record layout behind a small API.
 //!
 //! ```ignore
+//! log::info!("opened backend db", "path" => path, "took" => took);
 //! log::info("opened backend db", &[("path", path.into()), ("took", took.into())]);
 //! log::named("raft").info("became leader at term 2", &[]);
 //! ```
+//!
+//! The macros evaluate their fields only when the record is written; the functions take fields made
+//! beforehand.
 //!
 //! One logger per process. Until [`configure`] is called it writes JSON at level info to stderr.
 //! The level can change at any time ([`set_level`]); checking it is one relaxed load. Records are
@@ -266,6 +270,52 @@ pub fn panic(msg: &str, fields: &[Field<'_>]) -> ! {
     std::process::exit(2)
 }
 
+#[doc(hidden)]
+pub fn wanted(level: Level) -> bool {
+    enabled(level) || capture::active()
+}
+
+/// Writes a record whose fields are evaluated only if it is written.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! log_record {
+    ($level:ident, $msg:expr $(, $key:literal => $value:expr)* $(,)?) => {
+        if $crate::log::wanted($crate::log::Level::$level) {
+            $crate::log::log($crate::log::Level::$level, $msg, &[$(($key, $crate::log::Value::from($value))),*]);
+        }
+    };
+}
+
+/// Writes a record at level debug: `debug!("message", "key" => value)`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! log_debug {
+    ($($record:tt)*) => { $crate::log_record!(Debug, $($record)*) };
+}
+
+/// Writes a record at level info: `info!("message", "key" => value)`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! log_info {
+    ($($record:tt)*) => { $crate::log_record!(Info, $($record)*) };
+}
+
+/// Writes a record at level warn: `warn!("message", "key" => value)`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! log_warn {
+    ($($record:tt)*) => { $crate::log_record!(Warn, $($record)*) };
+}
+
+/// Writes a record at level error: `error!("message", "key" => value)`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! log_error {
+    ($($record:tt)*) => { $crate::log_record!(Error, $($record)*) };
+}
+
+pub use crate::{log_debug as debug, log_error as error, log_info as info, log_warn as warn};
+
 fn write(level: Level, logger: &str, caller: Caller<'_>, msg: &str, fields: &[Field<'_>]) {
     let time = Timestamp::now();
     if capture::take(level, logger, msg, fields) {
@@ -313,7 +363,7 @@ mod tests {
     fn captured_records_do_not_reach_the_sinks() {
         let capture = Capture::start();
         named("raft").debug("tick", &[("term", 2_u64.into())]);
-        error("failed", &[("error", "why".into())]);
+        error!("failed", "error" => "why");
         let records = capture.records();
         assert_eq!(records.len(), 2);
         assert_eq!((records[0].level, records[0].logger.as_str()), (Level::Debug, "raft"));

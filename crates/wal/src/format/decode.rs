@@ -22,6 +22,9 @@ pub enum DecodeError {
     /// The record type is none that we know.
     #[error("unexpected record type {0}")]
     RecordType(u64),
+    /// Fields that another type of record has: its type, which no checksum covers, was changed.
+    #[error("the fields are those of another type of record")]
+    OtherType,
     /// The entry type is none that we know.
     #[error("unexpected entry type {0}")]
     EntryType(u64),
@@ -157,6 +160,10 @@ pub fn decode_entry(message: &[u8]) -> Result<Entry, DecodeError> {
         }
         Ok(())
     })?;
+    // A hard state taken for an entry: its term stands where the kind should be.
+    if entry.kind != EntryKind::Normal && data.is_empty() {
+        return Err(DecodeError::OtherType);
+    }
     entry.data = Bytes::copy_from_slice(data);
     Ok(entry)
 }
@@ -182,7 +189,7 @@ fn decode_entry_kind(number: u64) -> Result<EntryKind, DecodeError> {
     })
 }
 
-/// `raftpb.HardState`.
+/// `raftpb.HardState`. Strict about unknown fields: an entry has one more, its payload.
 pub fn decode_hard_state(message: &[u8]) -> Result<HardState, DecodeError> {
     let mut state = HardState::default();
     each_field(message, |field, value| {
@@ -190,10 +197,14 @@ pub fn decode_hard_state(message: &[u8]) -> Result<HardState, DecodeError> {
             1 => state.term = value.number(field)?,
             2 => state.vote = value.number(field)?,
             3 => state.commit = value.number(field)?,
-            _ => {}
+            _ => return Err(DecodeError::OtherType),
         }
         Ok(())
     })?;
+    // An empty entry taken for a hard state: its kind, 0, stands where the term should be.
+    if state.term == 0 && !state.is_empty() {
+        return Err(DecodeError::OtherType);
+    }
     Ok(state)
 }
 
@@ -314,6 +325,18 @@ mod tests {
         assert_eq!(encode_entry(&Entry::default()), [8, 0, 16, 0, 24, 0]);
         assert_eq!(encode_conf_state(&ConfState::new(vec![5], vec![])), [8, 5, 0x28, 0]);
         assert_eq!(decode_hard_state(&[]).unwrap(), HardState::default());
+        assert_eq!(decode_entry(&[]).unwrap(), Entry::default());
+    }
+
+    #[test]
+    fn entries_and_hard_states_are_not_taken_for_each_other() {
+        let state = encode_hard_state(&HardState { term: 1, vote: 7, commit: 3 });
+        assert_eq!(decode_entry(&state).unwrap_err(), DecodeError::OtherType);
+        for (kind, data) in [(EntryKind::Normal, ""), (EntryKind::Normal, "x"), (EntryKind::ConfChange, "x")]
+        {
+            let entry = Entry { index: 3, term: 1, kind, data: data.into() };
+            assert_eq!(decode_hard_state(&encode_entry(&entry)).unwrap_err(), DecodeError::OtherType);
+        }
     }
 
     #[test]

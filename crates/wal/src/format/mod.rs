@@ -16,6 +16,8 @@
 //! ```
 //!
 //! - A frame starts 8-aligned, so its length field never straddles a 512-byte sector.
+//! - A segment opens with a crc and a metadata record and has no more of either. The checksum does
+//!   not cover the type, so readers hold records to what their type may look like.
 //! - A zero length field ends the log: preallocated space is zero.
 //! - The checksum is a CRC-32C that runs over the `data` of all records in sequence; each record
 //!   stores the value after its own data. A crc record restates it at the head of a segment, so a

@@ -59,8 +59,16 @@ pub enum ScanError {
         computed: u32,
     },
     /// The record is no `walpb.Record`.
-    #[error("not a log record")]
+    #[error("not a log record: {0}")]
     Record(#[from] DecodeError),
+    /// The checksum does not cover the type of a record. What it can turn into is told by the
+    /// order: a segment opens with a crc and a metadata record, and has no more of either; only a
+    /// crc record has no data.
+    #[error("a {found:?} record that does not belong here")]
+    Misplaced {
+        /// Kind that the record claims to be.
+        found: RecordKind,
+    },
 }
 
 /// A reader of the records of one segment.
@@ -75,6 +83,8 @@ pub struct Scan<S> {
     /// Place of the next frame in the source.
     offset: u64,
     crc: u32,
+    /// Good records so far.
+    count: u64,
 }
 
 impl<S: Source> Scan<S> {
@@ -83,7 +93,16 @@ impl<S: Source> Scan<S> {
     /// A reader from the start of `source` that continues the chain from `crc`; 0 accepts any seed.
     pub fn new(source: S, crc: u32) -> io::Result<Self> {
         let source_len = source.len()?;
-        Ok(Self { source, source_len, buffer_offset: 0, buffer: Vec::new(), filled: 0, offset: 0, crc })
+        Ok(Self {
+            source,
+            source_len,
+            buffer_offset: 0,
+            buffer: Vec::new(),
+            filled: 0,
+            offset: 0,
+            crc,
+            count: 0,
+        })
     }
 
     /// Where the next frame starts: behind the last good record.
@@ -96,9 +115,9 @@ impl<S: Source> Scan<S> {
         self.crc
     }
 
-    /// Length of the source when the scan began.
-    pub fn source_len(&self) -> u64 {
-        self.source_len
+    /// Number of good records so far.
+    pub fn count(&self) -> u64 {
+        self.count
     }
 
     /// The next record; `None` at the end of the log. An error leaves the reader in front of the
@@ -143,9 +162,28 @@ impl<S: Source> Scan<S> {
             }
             return Err(ScanError::Checksum { stored: record.crc, computed });
         }
+        let belongs = match record.kind {
+            RecordKind::Crc => self.count == 0 && record.data.is_empty(),
+            RecordKind::Metadata => self.count == 1,
+            _ => self.count > 1 && !record.data.is_empty(),
+        };
+        if !belongs {
+            return Err(ScanError::Misplaced { found: record.kind });
+        }
+        self.count += 1;
         self.crc = computed;
         self.offset += frame_len;
         Ok(Some(record))
+    }
+
+    /// Whether something other than zeros lies right behind the end of the log, as when the first
+    /// sector of a write was lost and the others were not. Looks no further than 64 KiB.
+    pub fn has_residue(&mut self) -> io::Result<bool> {
+        let wanted = self.source_len.saturating_sub(self.offset).min(64 << 10) as usize;
+        self.fill(wanted)?;
+        let start = (self.offset - self.buffer_offset) as usize;
+        let end = (start + wanted).min(self.filled);
+        Ok(self.buffer[start.min(end)..end].iter().any(|byte| *byte != 0))
     }
 
     /// Makes `wanted` bytes from `offset` on available in the buffer; `false` if the source has
