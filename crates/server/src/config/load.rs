@@ -139,7 +139,9 @@ pub fn load(
         "" => loaded.from_words_and_variables(read, variables),
         path => loaded.from_path(path, read_file),
     };
-    loaded.late.extend(loaded.deprecations());
+    if !(loaded.from_file && result.is_err()) {
+        loaded.late.extend(loaded.deprecations());
+    }
     loaded.failure = result.err();
     if loaded.failure.is_none() {
         loaded.failure = unsupported(&loaded.config).map(Failure::Invalid);
