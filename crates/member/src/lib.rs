@@ -1,1 +1,272 @@
-//! member
+//! One member of the cluster as a state machine without I/O.
+//!
+//! [`Member::handle`] takes an [`Input`] (a tick, a peer's message, proposals, "these entries are
+//! on disk", "applied up to here", …) and [`Member::effects`] hands out what has to be done about
+//! it ([`Effect`]: write, send, apply, answer). It reads no clock, draws no random number, opens
+//! nothing, locks nothing. The server drives it with threads; a simulator drives the same code
+//! with one seeded loop.
+//!
+//! Invariants:
+//! - effects come out in the order in which they must *start*; `Send` of a leader may overtake
+//!   the write it belongs to, messages that promise something wait for it;
+//! - an entry is handed out for applying only after consensus knows it committed, once, in order;
+//! - the log in memory is cut only behind what is applied.
+//!
+//! ```text
+//!            Propose ┐                      ┌▶ Persist ──(disk)──▶ Input::Persisted
+//!   Input::  Message ├─▶ consensus ─ready─▶ ┼▶ Send
+//!            Tick    ┘                      ├▶ Apply ──(state machine)──▶ Input::Applied
+//!                                           ├▶ ReadReady, Leadership
+//! ```
+//!
+//! **Source**: etcd `server/etcdserver/raft.go`, as far as behaviour can be seen.
+
+mod log_window;
+mod proposals;
+
+use std::collections::VecDeque;
+
+use consensus::{Consensus, Ready, Role};
+use types::{ConfState, Entry, HardState, LogPosition, MemberId};
+
+pub use consensus::{Config, LogState, ReadState};
+pub use log_window::LogWindow;
+use proposals::Proposals;
+
+/// What happens to a member.
+#[derive(Debug)]
+pub enum Input {
+    /// One tick of the heartbeat interval passed.
+    Tick,
+    /// Payloads of normal entries to put into the log.
+    Propose(Vec<bytes::Bytes>),
+    /// An encoded `raftpb.ConfChange` to put into the log.
+    ProposeConfChange(bytes::Bytes),
+    /// A message of a peer.
+    Message(Box<proto::raftpb::Message>),
+    /// The effect `Persist` with this number, and all before it, are on disk.
+    Persisted(u64),
+    /// The state machine applied everything up to this index.
+    Applied(u64),
+    /// The state machine decided about the conf change at this index; node id 0 = refused.
+    ConfChangeApplied(proto::raftpb::ConfChange),
+    /// Asks for a linearizable read point; the answer is a `ReadReady` with the same context.
+    ReadIndex(u64),
+    /// Starts an election now.
+    Campaign,
+    /// Hands leadership to another voter.
+    TransferLeader(MemberId),
+}
+
+/// What has to be done.
+#[derive(Debug)]
+pub enum Effect {
+    /// Write to the log; answer with [`Input::Persisted`].
+    Persist(Persist),
+    /// Send to peers.
+    Send(Vec<proto::raftpb::Message>),
+    /// Apply these committed entries, in order; answer with [`Input::Applied`].
+    Apply(Vec<Entry>),
+    /// The read that was asked for with this context sees everything up to `index`.
+    ReadReady(ReadState),
+    /// Leader, role or term changed.
+    Leadership(Leadership),
+    /// A peer's message did not fit and was dropped.
+    Dropped(consensus::StepError),
+}
+
+/// A write to the log.
+#[derive(Debug, Default)]
+pub struct Persist {
+    /// Number to report in [`Input::Persisted`].
+    pub number: u64,
+    /// Entries to append, possibly overwriting a tail.
+    pub entries: Vec<Entry>,
+    /// The hard state, if it changed.
+    pub hard_state: Option<HardState>,
+    /// The snapshot from the leader that replaces the log, if there is one.
+    pub snapshot: Option<types::Snapshot>,
+}
+
+/// Who leads, as this member sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// The term.
+    pub term: u64,
+    /// The leader; 0 = none known.
+    pub leader: MemberId,
+    /// Whether it is this member.
+    pub is_leader: bool,
+}
+
+/// Numbers that the rest of the server reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Highest index known to be committed.
+    pub commit: u64,
+    /// Highest index applied.
+    pub applied: u64,
+    /// Entries in memory: first and last index.
+    pub log: (u64, u64),
+}
+
+/// See the crate documentation.
+pub struct Member {
+    consensus: Consensus,
+    id: MemberId,
+    proposals: Proposals,
+    window: LogWindow,
+    leadership: Leadership,
+    applied: u64,
+    /// Messages that promise what is not on disk yet, by the number of their write.
+    promises: VecDeque<(u64, Vec<proto::raftpb::Message>)>,
+    effects: Vec<Effect>,
+}
+
+impl Member {
+    /// A member that continues from a stored log. `seed` decides its election timeouts.
+    ///
+    /// # Errors
+    /// The stored state contradicts itself.
+    pub fn new(config: Config, log: LogState, seed: u64, window: LogWindow) -> Result<Self, consensus::Error> {
+        let (id, applied) = (MemberId(config.id), config.applied);
+        let mut window = window;
+        window.appended(&log.entries);
+        let consensus = Consensus::new(config, log, seed)?;
+        let mut member = Self {
+            consensus,
+            id,
+            proposals: Proposals::default(),
+            window,
+            leadership: Leadership::default(),
+            applied,
+            promises: VecDeque::new(),
+            effects: Vec::new(),
+        };
+        member.note_leadership();
+        Ok(member)
+    }
+
+    /// Takes one input. Call [`Member::effects`] after one or several.
+    ///
+    /// # Errors
+    /// Consensus met a configuration change that only a bug or a corrupt log explains: the member
+    /// must stop.
+    pub fn handle(&mut self, input: Input) -> Result<(), consensus::Error> {
+        match input {
+            Input::Tick => {
+                self.consensus.tick();
+                self.proposals.tick();
+            }
+            Input::Propose(payloads) => self.proposals.push(payloads),
+            Input::ProposeConfChange(change) => self.proposals.push_conf_change(change),
+            Input::Message(message) => {
+                // What a peer sends cannot stop this member: a message that does not fit is dropped.
+                if let Err(error) = self.consensus.step(*message) {
+                    self.effects.push(Effect::Dropped(error));
+                }
+            }
+            Input::Persisted(number) => self.persisted(number),
+            Input::Applied(index) => {
+                self.applied = index;
+                self.consensus.applied(index);
+            }
+            Input::ConfChangeApplied(change) => {
+                self.consensus.apply_conf_change(&change)?;
+            }
+            Input::ReadIndex(context) => {
+                // Without a leader there is no answer: who asked asks again.
+                self.consensus.read_index(context);
+            }
+            Input::Campaign => self.consensus.campaign(),
+            Input::TransferLeader(to) => self.consensus.transfer_leader(to.0),
+        }
+        self.proposals.submit(&mut self.consensus);
+        self.trim();
+        Ok(())
+    }
+
+    /// What has to be done now, in order.
+    pub fn effects(&mut self) -> Vec<Effect> {
+        while let Some(ready) = self.consensus.ready() {
+            self.take(ready);
+        }
+        self.note_leadership();
+        std::mem::take(&mut self.effects)
+    }
+
+    fn persisted(&mut self, number: u64) {
+        self.consensus.persisted(number);
+        while self.promises.front().is_some_and(|(waiting, _)| *waiting <= number) {
+            let messages = self.promises.pop_front().map(|(_, messages)| messages);
+            self.effects.extend(messages.map(Effect::Send));
+        }
+    }
+
+    fn take(&mut self, ready: Ready) {
+        if !ready.messages.is_empty() {
+            self.effects.push(Effect::Send(ready.messages));
+        }
+        self.effects.extend(ready.read_states.into_iter().map(Effect::ReadReady));
+        self.window.appended(&ready.entries);
+        if !ready.entries.is_empty() || ready.hard_state.is_some() || ready.snapshot.is_some() {
+            self.effects.push(Effect::Persist(Persist {
+                number: ready.number,
+                entries: ready.entries,
+                hard_state: ready.hard_state,
+                snapshot: ready.snapshot,
+            }));
+        }
+        if !ready.messages_after_persist.is_empty() {
+            self.promises.push_back((ready.number, ready.messages_after_persist));
+        }
+        if !ready.committed.is_empty() {
+            self.effects.push(Effect::Apply(ready.committed));
+        }
+    }
+
+    fn note_leadership(&mut self) {
+        let state = self.consensus.soft_state();
+        let now = Leadership {
+            term: self.consensus.hard_state().term,
+            leader: MemberId(state.leader),
+            is_leader: state.role == Role::Leader,
+        };
+        if now != self.leadership {
+            self.leadership = now;
+            self.effects.push(Effect::Leadership(now));
+        }
+    }
+
+    fn trim(&mut self) {
+        if let Some(index) = self.window.cut(self.applied) {
+            self.consensus.compact(index);
+        }
+    }
+
+    /// Id of this member.
+    pub fn id(&self) -> MemberId {
+        self.id
+    }
+
+    /// Where it stands.
+    pub fn progress(&self) -> Progress {
+        let log = (self.consensus.first_index(), self.consensus.last_index());
+        Progress { commit: self.consensus.hard_state().commit, applied: self.applied, log }
+    }
+
+    /// Who leads.
+    pub fn leadership(&self) -> Leadership {
+        self.leadership
+    }
+
+    /// The configuration of raft.
+    pub fn conf_state(&self) -> ConfState {
+        self.consensus.conf_state().clone()
+    }
+
+    /// Term of the entry at `index`, if it is in memory.
+    pub fn position_of(&self, index: u64) -> Option<LogPosition> {
+        self.consensus.term(index).map(|term| LogPosition { index, term })
+    }
+}

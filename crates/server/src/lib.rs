@@ -1,6 +1,19 @@
-//! server
+//! The server: configuration, logs, bootstrap, the threads of a member, listeners.
 
+pub mod bootstrap;
 pub mod config;
+pub mod driver;
+pub mod duties;
+mod fatal;
+pub mod lanes;
 pub mod log;
 pub mod metrics;
+mod member;
+pub mod node;
+mod progress;
+pub mod run;
+mod scrape;
+pub mod start;
 pub mod systemd;
+
+pub use fatal::Fatal;

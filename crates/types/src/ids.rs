@@ -73,11 +73,15 @@ pub struct RequestId(pub u64);
 /// Hands out request ids: 16 bits of the member id, 40 bits of start time in milliseconds, then
 /// an 8-bit counter that overflows into the time.
 ///
-/// **Source**: etcd `pkg/idutil/id.go`.
+/// Ids can be split into lanes, so that the id alone tells which thread of the member waits for
+/// the answer: lane `n` of `count` hands out the ids whose remainder by `count` is `n`.
+///
+/// **Source**: etcd `pkg/idutil/id.go`; lanes are ours.
 #[derive(Debug)]
 pub struct RequestIdGenerator {
     prefix: u64,
     suffix: AtomicU64,
+    stride: u64,
 }
 
 impl RequestIdGenerator {
@@ -85,13 +89,27 @@ impl RequestIdGenerator {
 
     /// A generator for `member`, started at `unix_ms` milliseconds since the epoch.
     pub fn new(member: MemberId, unix_ms: u64) -> Self {
-        let suffix = (unix_ms & ((1 << 40) - 1)) << 8;
-        Self { prefix: (member.0 & 0xffff) << Self::SUFFIX_BITS, suffix: AtomicU64::new(suffix) }
+        Self::with_lane(member, unix_ms, 0, 1)
+    }
+
+    /// A generator of the ids of one lane.
+    ///
+    /// # Panics
+    /// If `count` is not a power of two of at most 256, or `lane` is not below it.
+    pub fn with_lane(member: MemberId, unix_ms: u64, lane: u8, count: u16) -> Self {
+        assert!(count.is_power_of_two() && count <= 256, "{count} lanes do not divide the counter");
+        assert!(u16::from(lane) < count, "lane {lane} of {count}");
+        let suffix = ((unix_ms & ((1 << 40) - 1)) << 8) | u64::from(lane);
+        Self {
+            prefix: (member.0 & 0xffff) << Self::SUFFIX_BITS,
+            suffix: AtomicU64::new(suffix),
+            stride: count.into(),
+        }
     }
 
     /// The next id. Never returns the same id twice in one process life.
     pub fn next(&self) -> RequestId {
-        let suffix = self.suffix.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let suffix = self.suffix.fetch_add(self.stride, Ordering::Relaxed).wrapping_add(self.stride);
         RequestId(self.prefix | (suffix & ((1 << Self::SUFFIX_BITS) - 1)))
     }
 }
@@ -115,5 +133,8 @@ mod tests {
         let generator = RequestIdGenerator::new(MemberId(0x12fefd), 0x100);
         assert_eq!(generator.next(), RequestId(0xfefd_0000_0001_0001));
         assert_eq!(generator.next(), RequestId(0xfefd_0000_0001_0002));
+        let lane = RequestIdGenerator::with_lane(MemberId(0x12fefd), 0x100, 3, 16);
+        assert_eq!(lane.next(), RequestId(0xfefd_0000_0001_0013));
+        assert_eq!(lane.next(), RequestId(0xfefd_0000_0001_0023));
     }
 }

@@ -4,11 +4,13 @@
 //! `term` and `index`; a pair of them is a [`LogPosition`].
 
 mod ids;
+pub mod raft;
 mod range;
 mod revision;
 mod version;
 
 pub use ids::{ClusterId, LeaseId, MemberId, ParseIdError, RequestId, RequestIdGenerator};
+pub use raft::{ConfState, Entry, EntryKind, HardState, Snapshot};
 pub use range::KeyRange;
 pub use revision::{ParseRevisionError, RecordKey, Revision};
 pub use version::{CompatVersion, ParseVersionError, Version};

@@ -1,0 +1,487 @@
+//! One call: the checks on its headers, and the three shapes a handler can have.
+//!
+//! A dispatcher matches [`Call::path`] and hands the call to [`Call::unary`],
+//! [`Call::server_stream`] or [`Call::bidi`] with an async closure. Each spawns one task on the
+//! worker's thread, as large as that method's own future and no larger; nothing else is boxed.
+//!
+//! - A handler is dropped when the caller's deadline passes, and, if it asked for that, when the
+//!   caller takes the call back. Work that must finish does not live in a handler.
+//! - A streamed answer waits for HTTP/2 capacity, so a caller that does not read costs at most the
+//!   stream's send buffer.
+//!
+//! **Source**: order and texts of the header checks are those of `google.golang.org/grpc`
+//! `internal/transport/http2_server.go` and `server.go`.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Uri};
+use prost::Message;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::connection::Shared;
+use super::message::{Accept, MessageReader, Reply, decode};
+use super::metadata::{CallContext, parse_timeout};
+use super::metrics::{MethodId, Shard};
+use super::status::{Code, Status, ok_trailers};
+
+const GRPC_CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
+
+/// A call whose headers were accepted and whose handler is not chosen yet.
+pub struct Call {
+    uri: Uri,
+    context: CallContext,
+    body: RecvStream,
+    respond: SendResponse<Bytes>,
+    gzip: bool,
+    shared: Rc<Shared>,
+}
+
+impl Call {
+    /// Checks the headers. A call that is refused has been answered already.
+    pub(crate) fn accept(
+        request: Request<RecvStream>,
+        respond: SendResponse<Bytes>,
+        shared: &Rc<Shared>,
+    ) -> Option<Self> {
+        let (head, body) = request.into_parts();
+        match check_head(&head) {
+            Ok((deadline, gzip)) => Some(Self {
+                uri: head.uri,
+                context: CallContext { headers: head.headers, deadline, peer: shared.peer.clone() },
+                body,
+                respond,
+                gzip,
+                shared: shared.clone(),
+            }),
+            Err((http_status, status)) => {
+                send_headers_only(respond, http_status, &status);
+                None
+            }
+        }
+    }
+
+    /// The path, `/<package>.<Service>/<Method>`.
+    pub fn path(&self) -> &str {
+        self.uri.path()
+    }
+
+    /// The call's metadata, for dispatchers that choose by it.
+    pub fn context(&self) -> &CallContext {
+        &self.context
+    }
+
+    /// Answers with a status and nothing else.
+    pub fn refuse(self, status: &Status) {
+        send_headers_only(self.respond, StatusCode::OK, status);
+    }
+
+    /// Answers a path that names no method. `known_service` is asked with the service's name.
+    pub fn refuse_unknown(self, known_service: impl FnOnce(&str) -> bool) {
+        let path = self.path();
+        let text = match path.strip_prefix('/').unwrap_or(path).rsplit_once('/') {
+            None => format!("malformed method name: {path:?}"),
+            Some((service, method)) if known_service(service) => {
+                format!("unknown method {method} for service {service}")
+            }
+            Some((service, _)) => format!("unknown service {service}"),
+        };
+        self.refuse(&Status::new(Code::Unimplemented, text));
+    }
+
+    /// One message in, one out. The handler also goes on when the caller takes the call back:
+    /// right for everything that ends by itself soon.
+    pub fn unary<Req, Res, H>(self, method: MethodId, handler: H)
+    where
+        Req: Message + Default + 'static,
+        Res: Reply + 'static,
+        H: AsyncFnOnce(Req, CallContext) -> Result<Res, Status> + 'static,
+    {
+        tokio::task::spawn_local(self.run_unary::<false, _, _, _>(method, handler));
+    }
+
+    /// As [`Call::unary`], but the handler is dropped when the caller takes the call back.
+    pub fn unary_cancelable<Req, Res, H>(self, method: MethodId, handler: H)
+    where
+        Req: Message + Default + 'static,
+        Res: Reply + 'static,
+        H: AsyncFnOnce(Req, CallContext) -> Result<Res, Status> + 'static,
+    {
+        tokio::task::spawn_local(self.run_unary::<true, _, _, _>(method, handler));
+    }
+
+    async fn run_unary<const CANCELABLE: bool, Req, Res, H>(self, method: MethodId, handler: H)
+    where
+        Req: Message + Default + 'static,
+        Res: Reply + 'static,
+        H: AsyncFnOnce(Req, CallContext) -> Result<Res, Status> + 'static,
+    {
+        let Self { context, body, mut respond, gzip, shared, .. } = self;
+        let running = Running::start(&shared, method, true);
+        let accept = Accept { max_bytes: shared.max_receive_bytes, gzip };
+        let deadline = context.deadline;
+        let request = match read_only_message(body, accept).await {
+            Ok(message) => {
+                running.metrics().received(method);
+                decode(message)
+            }
+            Err(status) => Err(status),
+        };
+        let outcome = match request {
+            Ok(request) => {
+                let mut handler = pin!(handler(request, context));
+                let mut timer = Timer::new(deadline);
+                let outcome = poll_fn(|cx| {
+                    if let Poll::Ready(outcome) = handler.as_mut().poll(cx) {
+                        return Poll::Ready(Some(outcome));
+                    }
+                    if timer.poll_expired(cx) {
+                        return Poll::Ready(Some(Err(Status::deadline_exceeded())));
+                    }
+                    if CANCELABLE && respond.poll_reset(cx).is_ready() {
+                        return Poll::Ready(None);
+                    }
+                    Poll::Pending
+                })
+                .await;
+                let Some(outcome) = outcome else { return running.end(Code::Canceled) };
+                outcome
+            }
+            Err(status) => Err(status),
+        };
+        match outcome {
+            Ok(reply) => {
+                running.metrics().sent(method);
+                send_single(respond, reply.into_frame());
+                running.end(Code::Ok);
+            }
+            Err(status) => {
+                send_headers_only(respond, StatusCode::OK, &status);
+                running.end(status.code);
+            }
+        }
+    }
+
+    /// One message in, any number out.
+    pub fn server_stream<Req, H>(self, method: MethodId, handler: H)
+    where
+        Req: Message + Default + 'static,
+        H: AsyncFnOnce(Req, CallContext, &mut Responses) -> Result<(), Status> + 'static,
+    {
+        self.spawn_stream(
+            method,
+            async move |mut requests: RawRequests, context, responses: &mut Responses| {
+                let message = match requests.reader.next().await {
+                    Some(message) => message?,
+                    None => return Err(Status::new(Code::Internal, "unexpected EOF")),
+                };
+                requests.shared.metrics.received(method);
+                drop(requests);
+                handler(decode(message)?, context, responses).await
+            },
+        );
+    }
+
+    /// Any number of messages in, any number out, independently.
+    pub fn bidi<Req, H>(self, method: MethodId, handler: H)
+    where
+        Req: Message + Default + 'static,
+        H: AsyncFnOnce(Requests<Req>, CallContext, &mut Responses) -> Result<(), Status> + 'static,
+    {
+        self.spawn_stream(method, async move |raw: RawRequests, context, responses: &mut Responses| {
+            let requests = Requests { raw, method, message: std::marker::PhantomData };
+            handler(requests, context, responses).await
+        });
+    }
+
+    fn spawn_stream<H>(self, method: MethodId, handler: H)
+    where
+        H: AsyncFnOnce(RawRequests, CallContext, &mut Responses) -> Result<(), Status> + 'static,
+    {
+        let Self { context, body, respond, gzip, shared, .. } = self;
+        tokio::task::spawn_local(async move {
+            let running = Running::start(&shared, method, false);
+            let accept = Accept { max_bytes: shared.max_receive_bytes, gzip };
+            let requests = RawRequests { reader: MessageReader::new(body, accept), shared: shared.clone() };
+            let mut responses = Responses { state: State::Fresh(respond), method, shared: shared.clone() };
+            let mut timer = Timer::new(context.deadline);
+            let outcome = {
+                let mut handler = pin!(handler(requests, context, &mut responses));
+                poll_fn(|cx| match handler.as_mut().poll(cx) {
+                    Poll::Pending if timer.poll_expired(cx) => Poll::Ready(Err(Status::deadline_exceeded())),
+                    poll => poll,
+                })
+                .await
+            };
+            running.end(responses.finish(outcome));
+        });
+    }
+}
+
+type Refusal = (StatusCode, Status);
+
+/// The header checks in grpc-go's order. Returns the deadline and whether gzip was announced.
+fn check_head(head: &http::request::Parts) -> Result<(Option<Instant>, bool), Refusal> {
+    let content_type = head.headers.get(CONTENT_TYPE).map(|value| value.as_bytes()).unwrap_or_default();
+    if content_type != b"application/grpc" && !is_grpc_content_type(content_type) {
+        let text = format!("invalid gRPC request content-type {:?}", String::from_utf8_lossy(content_type));
+        return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, Status::new(Code::InvalidArgument, text)));
+    }
+    let deadline = match head.headers.get("grpc-timeout") {
+        None => None,
+        Some(value) => match parse_timeout(value.as_bytes()) {
+            // A timeout beyond what the clock can say is no timeout.
+            Ok(timeout) => Instant::now().checked_add(timeout),
+            Err(reason) => {
+                let text = format!("malformed grpc-timeout: {reason}");
+                return Err((StatusCode::BAD_REQUEST, Status::new(Code::Internal, text)));
+            }
+        },
+    };
+    if head.method != Method::POST {
+        let text =
+            format!("Received a HEADERS frame with :method {:?} which should be POST", head.method.as_str());
+        return Err((StatusCode::METHOD_NOT_ALLOWED, Status::new(Code::Internal, text)));
+    }
+    let gzip = match head.headers.get("grpc-encoding").map(|value| value.as_bytes()) {
+        None | Some(b"identity" | b"") => false,
+        Some(b"gzip") => true,
+        Some(other) => {
+            let text = format!(
+                "grpc: Decompressor is not installed for grpc-encoding {:?}",
+                String::from_utf8_lossy(other)
+            );
+            return Err((StatusCode::OK, Status::new(Code::Unimplemented, text)));
+        }
+    };
+    Ok((deadline, gzip))
+}
+
+fn is_grpc_content_type(content_type: &[u8]) -> bool {
+    match content_type.strip_prefix(b"application/grpc") {
+        Some(rest) => matches!(rest.first(), None | Some(b'+' | b';')),
+        None => false,
+    }
+}
+
+/// Reads the message of a call that has exactly one.
+async fn read_only_message(body: RecvStream, accept: Accept) -> Result<Bytes, Status> {
+    match MessageReader::new(body, accept).next().await {
+        Some(message) => message,
+        None => Err(Status::new(Code::Internal, "unexpected EOF")),
+    }
+}
+
+fn response_head() -> Response<()> {
+    let mut response = Response::new(());
+    response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    response
+}
+
+/// A "trailers-only" answer. Errors mean that the caller has gone: nobody is left to tell.
+fn send_headers_only(mut respond: SendResponse<Bytes>, http_status: StatusCode, status: &Status) {
+    let mut response = response_head();
+    *response.status_mut() = http_status;
+    status.write_to(response.headers_mut());
+    let _ = respond.send_response(response, true);
+}
+
+/// Headers, one message, trailers. The message waits inside `h2` for capacity if it must: it is in
+/// memory anyway.
+fn send_single(mut respond: SendResponse<Bytes>, frame: Bytes) {
+    let Ok(mut stream) = respond.send_response(response_head(), false) else { return };
+    if stream.send_data(frame, false).is_ok() {
+        let _ = stream.send_trailers(ok_trailers());
+    }
+}
+
+/// The caller's deadline; the timer starts when a handler first has to wait.
+struct Timer {
+    deadline: Option<Instant>,
+    sleep: Option<std::pin::Pin<Box<Sleep>>>,
+}
+
+impl Timer {
+    fn new(deadline: Option<Instant>) -> Self {
+        Self { deadline, sleep: None }
+    }
+
+    fn poll_expired(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(deadline) = self.deadline else { return false };
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        sleep.as_mut().poll(cx).is_ready()
+    }
+}
+
+/// Counts a call while its handler runs, also when its task is dropped.
+struct Running<'a> {
+    shared: &'a Shared,
+    method: MethodId,
+    unary: bool,
+    code: Code,
+}
+
+impl<'a> Running<'a> {
+    fn start(shared: &'a Shared, method: MethodId, unary: bool) -> Self {
+        shared.metrics.started(method);
+        if unary {
+            shared.unary_in_flight.set(shared.unary_in_flight.get() + 1);
+        }
+        Self { shared, method, unary, code: Code::Canceled }
+    }
+
+    fn metrics(&self) -> &Shard {
+        &self.shared.metrics
+    }
+
+    fn end(mut self, code: Code) {
+        self.code = code;
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.shared.metrics.handled(self.method, self.code);
+        if self.unary {
+            self.shared.unary_in_flight.set(self.shared.unary_in_flight.get() - 1);
+        }
+    }
+}
+
+struct RawRequests {
+    reader: MessageReader,
+    shared: Rc<Shared>,
+}
+
+/// The caller's side of a stream.
+pub struct Requests<Req> {
+    raw: RawRequests,
+    method: MethodId,
+    message: std::marker::PhantomData<fn() -> Req>,
+}
+
+impl<Req: Message + Default> Requests<Req> {
+    /// The next message; `None` when the caller has closed its side. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Result<Req, Status>> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// As [`Requests::next`], for handlers that wait for several things.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Req, Status>>> {
+        let message = ready!(self.raw.reader.poll_next(cx));
+        Poll::Ready(message.map(|message| {
+            let request = decode(message?)?;
+            self.raw.shared.metrics.received(self.method);
+            Ok(request)
+        }))
+    }
+}
+
+enum State {
+    /// Nothing sent yet: an early failure becomes a trailers-only answer.
+    Fresh(SendResponse<Bytes>),
+    Streaming(SendStream<Bytes>),
+    /// The caller has gone.
+    Gone,
+}
+
+/// The server's side of a stream.
+pub struct Responses {
+    state: State,
+    method: MethodId,
+    shared: Rc<Shared>,
+}
+
+impl Responses {
+    /// Sends one message, waiting until the caller's windows have room for it.
+    pub async fn send(&mut self, reply: &impl Reply) -> Result<(), Status> {
+        let mut buffer = BytesMut::new();
+        reply.write_framed(&mut buffer);
+        self.send_frames(buffer.freeze(), 1).await
+    }
+
+    /// Sends `count` messages that are framed already, one behind the other.
+    pub async fn send_frames(&mut self, mut frames: Bytes, count: u64) -> Result<(), Status> {
+        let stream = self.stream()?;
+        while !frames.is_empty() {
+            stream.reserve_capacity(frames.len());
+            let room = match stream.capacity() {
+                room if room >= frames.len() => room,
+                _ => match poll_fn(|cx| stream.poll_capacity(cx)).await {
+                    Some(Ok(room)) => room,
+                    _ => {
+                        self.state = State::Gone;
+                        return Err(Status::canceled());
+                    }
+                },
+            };
+            let part = frames.split_to(room.min(frames.len()));
+            if stream.send_data(part, false).is_err() {
+                self.state = State::Gone;
+                return Err(Status::canceled());
+            }
+        }
+        self.shared.metrics.sent_many(self.method, count);
+        Ok(())
+    }
+
+    /// Sends the response headers now, for callers that wait for them before anything else.
+    pub fn send_headers(&mut self) -> Result<(), Status> {
+        self.stream().map(|_| ())
+    }
+
+    /// Whether the caller has taken the call back; registers the task to hear of it.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.state {
+            State::Fresh(respond) => respond.poll_reset(cx).map(|_| ()),
+            State::Streaming(stream) => stream.poll_reset(cx).map(|_| ()),
+            State::Gone => Poll::Ready(()),
+        }
+    }
+
+    fn stream(&mut self) -> Result<&mut SendStream<Bytes>, Status> {
+        if let State::Fresh(respond) = &mut self.state {
+            self.state = match respond.send_response(response_head(), false) {
+                Ok(stream) => State::Streaming(stream),
+                Err(_) => State::Gone,
+            };
+        }
+        match &mut self.state {
+            State::Streaming(stream) => Ok(stream),
+            _ => Err(Status::canceled()),
+        }
+    }
+
+    fn finish(self, outcome: Result<(), Status>) -> Code {
+        let code = outcome.as_ref().err().map_or(Code::Ok, |status| status.code);
+        match (self.state, outcome) {
+            (State::Fresh(respond), Err(status)) => send_headers_only(respond, StatusCode::OK, &status),
+            (State::Fresh(mut respond), Ok(())) => {
+                if let Ok(mut stream) = respond.send_response(response_head(), false) {
+                    let _ = stream.send_trailers(ok_trailers());
+                }
+            }
+            (State::Streaming(mut stream), outcome) => {
+                let trailers = match outcome {
+                    Ok(()) => ok_trailers(),
+                    Err(status) => {
+                        let mut trailers = http::HeaderMap::with_capacity(2);
+                        status.write_to(&mut trailers);
+                        trailers
+                    }
+                };
+                if stream.send_trailers(trailers).is_err() {
+                    stream.send_reset(Reason::CANCEL);
+                }
+            }
+            (State::Gone, _) => {}
+        }
+        code
+    }
+}

@@ -1,0 +1,332 @@
+//! One accepted connection: telling HTTP/2 from HTTP/1, driving it, ending it.
+//!
+//! As upstream's port multiplexer does, a connection that starts with the HTTP/2 preface carries
+//! gRPC only; everything else goes to the HTTP/1 service, which answers garbage with 400.
+//!
+//! Windows: a stream may have 1 MiB and a connection 16 MiB under way. `h2` also bounds how many
+//! *small* DATA frames may lie unread, and closes the connection when that is passed; a client that
+//! creates thousands of watches at once sends exactly such a burst, so that budget is set to allow
+//! about 65,000 of them (some 10 MiB) instead of following the window.
+//!
+//! Stopping: GOAWAY first; unary calls that run are awaited, streams are not (a watch would last
+//! for ever); then the connection is closed.
+//!
+//! **Source**: `server/embed/serve.go` of etcd; cmux.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use h2::{Ping, PingPong, Reason};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep, timeout};
+
+use super::call::Call;
+use super::lifecycle::{Phase, Ticket};
+use super::metadata::Peer;
+use super::metrics::Shard;
+use super::{Options, Protocols, Service};
+
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+const SMALL_FRAME_BUDGET_BYTES: usize = 16 << 20;
+/// Streams that a client may open and take back before the server has looked at them.
+const PENDING_RESET_STREAMS: usize = 4096;
+/// What `h2` may buffer for one stream whose reader is slow.
+const SEND_BUFFER_BYTES: usize = 256 << 10;
+const HEADER_LIST_BYTES: u32 = 256 << 10;
+/// How long a connection may take to say its first bytes or to send an HTTP/1 header: upstream's
+/// header read timeout.
+const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// What all calls of a connection share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) max_receive_bytes: usize,
+    pub(crate) peer: Rc<Peer>,
+    pub(crate) metrics: Arc<Shard>,
+    /// Unary calls whose handlers run: what a stopping connection waits for.
+    pub(crate) unary_in_flight: Cell<usize>,
+}
+
+/// Serves a connection to its end. Errors of the connection end it and are nobody's business.
+pub(crate) async fn serve_connection<IO, S>(
+    mut io: IO,
+    peer: Peer,
+    service: Rc<S>,
+    options: &Options,
+    metrics: Arc<Shard>,
+    ticket: Ticket,
+) where
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: Service,
+{
+    let sniffed = {
+        let mut sniff = pin!(timeout(FIRST_BYTES_TIMEOUT, sniff(&mut io)));
+        poll_fn(|cx| match ticket.phase(cx) {
+            Phase::Serving => sniff.as_mut().poll(cx).map(|sniffed| sniffed.ok().and_then(Result::ok)),
+            _ => Poll::Ready(None),
+        })
+        .await
+    };
+    let Some((protocol, first_bytes)) = sniffed else { return };
+    let io = Replay { first_bytes, io };
+    match protocol {
+        Protocol::Http2 if options.protocols != Protocols::Http => {
+            let shared = Rc::new(Shared {
+                max_receive_bytes: options.max_receive_bytes,
+                peer: Rc::new(peer),
+                metrics,
+                unary_in_flight: Cell::new(0),
+            });
+            serve_http2(io, service, options, shared, ticket).await;
+        }
+        Protocol::Http1 if options.protocols != Protocols::Grpc => {
+            serve_http1(io, Rc::new(peer), service, ticket).await;
+        }
+        _ => {}
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// Reads until it is clear whether the preface comes. An early end of stream is an error.
+async fn sniff<IO: AsyncRead + Unpin>(io: &mut IO) -> io::Result<(Protocol, Bytes)> {
+    let mut bytes = BytesMut::with_capacity(256);
+    loop {
+        if io.read_buf(&mut bytes).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let common = bytes.len().min(PREFACE.len());
+        if bytes[..common] != PREFACE[..common] {
+            return Ok((Protocol::Http1, bytes.freeze()));
+        }
+        if common == PREFACE.len() {
+            return Ok((Protocol::Http2, bytes.freeze()));
+        }
+    }
+}
+
+/// A stream whose first bytes were read already.
+struct Replay<IO> {
+    first_bytes: Bytes,
+    io: IO,
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Replay<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.first_bytes.is_empty() {
+            return Pin::new(&mut self.io).poll_read(cx, buffer);
+        }
+        let len = self.first_bytes.len().min(buffer.remaining());
+        buffer.put_slice(&self.first_bytes[..len]);
+        self.first_bytes.advance(len);
+        if self.first_bytes.is_empty() {
+            self.first_bytes = Bytes::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Replay<IO> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+async fn serve_http2<IO, S>(io: IO, service: Rc<S>, options: &Options, shared: Rc<Shared>, ticket: Ticket)
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+    S: Service,
+{
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .data_frame_budget(SMALL_FRAME_BUDGET_BYTES)
+        .max_pending_accept_reset_streams(PENDING_RESET_STREAMS)
+        .max_concurrent_reset_streams(PENDING_RESET_STREAMS)
+        .max_send_buffer_size(SEND_BUFFER_BYTES)
+        .max_header_list_size(HEADER_LIST_BYTES)
+        .max_concurrent_streams(options.max_concurrent_streams);
+    let Ok(mut connection) = builder.handshake::<_, Bytes>(io).await else { return };
+    let mut keepalive = connection.ping_pong().map(|pings| Keepalive::new(pings, options));
+    let mut sent = Phase::Serving;
+    poll_fn(|cx| {
+        loop {
+            match connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    if let Some(call) = Call::accept(request, respond, &shared) {
+                        service.grpc(call);
+                    }
+                    continue;
+                }
+                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
+                Poll::Pending => {}
+            }
+            // The state may have changed through what follows: then the connection has to be
+            // polled again before this returns.
+            let wanted = match ticket.phase(cx) {
+                Phase::Draining if shared.unary_in_flight.get() == 0 && sent >= Phase::Draining => {
+                    Phase::Closing
+                }
+                phase => phase,
+            };
+            if wanted > sent {
+                match wanted {
+                    Phase::Closing => connection.abrupt_shutdown(Reason::NO_ERROR),
+                    _ => connection.graceful_shutdown(),
+                }
+                sent = wanted;
+                continue;
+            }
+            return match &mut keepalive {
+                Some(keepalive) => keepalive.poll_dead(cx),
+                None => Poll::Pending,
+            };
+        }
+    })
+    .await;
+}
+
+/// Pings an idle peer and notices when it no longer answers.
+struct Keepalive {
+    pings: PingPong,
+    interval: Duration,
+    patience: Duration,
+    timer: Pin<Box<Sleep>>,
+    waiting: bool,
+}
+
+impl Keepalive {
+    fn new(pings: PingPong, options: &Options) -> Self {
+        let (interval, patience) = (options.keepalive_interval, options.keepalive_timeout);
+        Self { pings, interval, patience, timer: Box::pin(sleep(interval)), waiting: false }
+    }
+
+    /// Ready when a ping was not answered in time.
+    fn poll_dead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.waiting {
+                match self.pings.poll_pong(cx) {
+                    Poll::Ready(Ok(_)) => {
+                        self.waiting = false;
+                        self.timer.as_mut().reset(Instant::now() + self.interval);
+                    }
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Pending => {}
+                }
+            }
+            ready!(self.timer.as_mut().poll(cx));
+            if self.waiting || self.pings.send_ping(Ping::opaque()).is_err() {
+                return Poll::Ready(());
+            }
+            self.waiting = true;
+            self.timer.as_mut().reset(Instant::now() + self.patience);
+            // `send_ping` wakes the connection's task itself.
+        }
+    }
+}
+
+async fn serve_http1<IO, S>(io: IO, peer: Rc<Peer>, service: Rc<S>, ticket: Ticket)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: Service,
+{
+    let handler = hyper::service::service_fn(move |request| {
+        let (service, peer) = (service.clone(), peer.clone());
+        async move { Ok::<_, std::convert::Infallible>(service.http(request, peer).await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(FIRST_BYTES_TIMEOUT)
+        .serve_connection(TokioIo::new(io), handler);
+    let mut connection = pin!(connection);
+    let mut draining = false;
+    poll_fn(|cx| {
+        let phase = ticket.phase(cx);
+        if phase == Phase::Closing {
+            return Poll::Ready(());
+        }
+        if phase == Phase::Draining && !draining {
+            draining = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        connection.as_mut().poll(cx).map(|_| ())
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn sniffing_waits_for_no_more_than_it_needs() {
+        let check = async |chunks: &[&[u8]], expected: Option<Protocol>| {
+            let mut script = tokio_test_reader(chunks);
+            let found = sniff(&mut script).await.ok();
+            assert_eq!(found.as_ref().map(|(protocol, _)| *protocol), expected, "{chunks:?}");
+        };
+        check(&[b"GET / HTTP/1.1\r\n"], Some(Protocol::Http1)).await;
+        check(&[PREFACE], Some(Protocol::Http2)).await;
+        check(&[b"PRI * HT", b"TP/2.0\r\n\r\nSM\r\n\r\n", b"rest"], Some(Protocol::Http2)).await;
+        check(&[b"PRI * HT", b"TP/1"], Some(Protocol::Http1)).await;
+        check(&[b"P"], None).await;
+        check(&[], None).await;
+    }
+
+    /// Yields the chunks one read at a time.
+    fn tokio_test_reader(chunks: &[&[u8]]) -> impl AsyncRead + Unpin {
+        struct Script(std::collections::VecDeque<Vec<u8>>);
+        impl AsyncRead for Script {
+            fn poll_read(
+                mut self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+                buffer: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                if let Some(chunk) = self.0.pop_front() {
+                    buffer.put_slice(&chunk);
+                }
+                Poll::Ready(Ok(()))
+            }
+        }
+        Script(chunks.iter().map(|chunk| chunk.to_vec()).collect())
+    }
+}

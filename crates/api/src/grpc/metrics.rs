@@ -1,0 +1,144 @@
+//! Counters of calls and messages, by method.
+//!
+//! Each worker thread owns a [`Shard`] and is its only writer, so counting is a plain load and
+//! store; [`Metrics`] sums the shards when somebody asks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::status::Code;
+
+/// Index of a method in the service's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MethodId(pub u8);
+
+/// The shape of a method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// One message each way.
+    Unary,
+    /// One message in, many out.
+    ServerStream,
+    /// Many both ways.
+    Bidi,
+}
+
+impl Shape {
+    /// The `grpc_type` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Shape::Unary => "unary",
+            Shape::ServerStream => "server_stream",
+            Shape::Bidi => "bidi_stream",
+        }
+    }
+}
+
+/// A row of a service's method table.
+#[derive(Clone, Copy, Debug)]
+pub struct MethodInfo {
+    /// Full service name.
+    pub service: &'static str,
+    /// Method name.
+    pub method: &'static str,
+    /// Its shape.
+    pub shape: Shape,
+}
+
+const STARTED: usize = 0;
+const RECEIVED: usize = 1;
+const SENT: usize = 2;
+const HANDLED: usize = 3;
+const CELLS: usize = HANDLED + Code::ALL.len();
+
+/// The counters of one worker.
+#[derive(Debug)]
+pub struct Shard {
+    cells: Box<[[AtomicU64; CELLS]]>,
+}
+
+impl Shard {
+    fn new(methods: usize) -> Self {
+        Self { cells: (0..methods).map(|_| [const { AtomicU64::new(0) }; CELLS]).collect() }
+    }
+
+    fn add(&self, method: MethodId, cell: usize, count: u64) {
+        let Some(cells) = self.cells.get(usize::from(method.0)) else { return };
+        // Only this shard's worker writes, so no read-modify-write is needed.
+        cells[cell].store(cells[cell].load(Ordering::Relaxed) + count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn started(&self, method: MethodId) {
+        self.add(method, STARTED, 1);
+    }
+
+    pub(crate) fn received(&self, method: MethodId) {
+        self.add(method, RECEIVED, 1);
+    }
+
+    pub(crate) fn sent(&self, method: MethodId) {
+        self.add(method, SENT, 1);
+    }
+
+    pub(crate) fn sent_many(&self, method: MethodId, count: u64) {
+        self.add(method, SENT, count);
+    }
+
+    pub(crate) fn handled(&self, method: MethodId, code: Code) {
+        self.add(method, HANDLED + code as usize, 1);
+    }
+}
+
+/// What was counted for one method.
+#[derive(Clone, Copy, Debug)]
+pub struct MethodCounts {
+    /// The method.
+    pub info: MethodInfo,
+    /// Calls begun: `grpc_server_started_total`.
+    pub started: u64,
+    /// Messages in: `grpc_server_msg_received_total`.
+    pub received: u64,
+    /// Messages out: `grpc_server_msg_sent_total`.
+    pub sent: u64,
+    /// Calls ended, by the number of their code: `grpc_server_handled_total`.
+    pub handled: [u64; Code::ALL.len()],
+}
+
+/// The counters of a server. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    methods: &'static [MethodInfo],
+    shards: Arc<Mutex<Vec<Arc<Shard>>>>,
+}
+
+impl Metrics {
+    /// Counters for a table of methods.
+    pub fn new(methods: &'static [MethodInfo]) -> Self {
+        Self { methods, shards: Arc::default() }
+    }
+
+    /// A shard for one more worker.
+    pub(crate) fn shard(&self) -> Arc<Shard> {
+        let shard = Arc::new(Shard::new(self.methods.len()));
+        self.shards.lock().push(shard.clone());
+        shard
+    }
+
+    /// The sums over all workers, in the table's order.
+    pub fn snapshot(&self) -> Vec<MethodCounts> {
+        let shards = self.shards.lock().clone();
+        let sum = |method: usize, cell: usize| -> u64 {
+            shards.iter().map(|shard| shard.cells[method][cell].load(Ordering::Relaxed)).sum()
+        };
+        let counts = |(method, info): (usize, &MethodInfo)| MethodCounts {
+            info: *info,
+            started: sum(method, STARTED),
+            received: sum(method, RECEIVED),
+            sent: sum(method, SENT),
+            handled: std::array::from_fn(|code| sum(method, HANDLED + code)),
+        };
+        self.methods.iter().enumerate().map(counts).collect()
+    }
+}

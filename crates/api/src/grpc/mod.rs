@@ -1,0 +1,96 @@
+//! A thin gRPC server on `h2`, and HTTP/1 beside it on the same port.
+//!
+//! Purpose: as little between a socket and a handler as can be. Deliberately absent: middleware,
+//! boxed handlers, reflection, response compression.
+//!
+//! ```text
+//! socket -> connection (preface? HTTP/2 : HTTP/1)
+//!             HTTP/2 -> Call (headers checked) -> Service::grpc: match on the path
+//!                         -> Call::unary | server_stream | bidi: one local task per call
+//!             HTTP/1 -> Service::http
+//! ```
+
+mod call;
+mod connection;
+mod lifecycle;
+mod message;
+mod metadata;
+mod metrics;
+mod server;
+mod status;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+
+pub use call::{Call, Requests, Responses};
+pub use message::{PREFIX_LEN, Reply, write_prefix};
+pub use metadata::{CallContext, Peer};
+pub use metrics::{MethodCounts, MethodId, MethodInfo, Metrics, Shape};
+pub use server::{Listener, Serving, Workers, serve, serve_counted};
+pub use status::{Code, Status};
+
+/// Body of an HTTP/1 answer.
+pub type HttpBody = UnsyncBoxBody<Bytes, std::convert::Infallible>;
+
+/// What answers the calls of a listener.
+pub trait Service: 'static {
+    /// The methods, for counting; a [`MethodId`] is an index into this table.
+    const METHODS: &'static [MethodInfo];
+
+    /// Chooses the handler of a call. Runs on the connection's thread and must not block; usually a
+    /// `match` on [`Call::path`].
+    fn grpc(self: &Rc<Self>, call: Call);
+
+    /// Answers an HTTP/1 request.
+    fn http(
+        self: Rc<Self>,
+        request: Request<hyper::body::Incoming>,
+        peer: Rc<Peer>,
+    ) -> impl Future<Output = Response<HttpBody>>;
+}
+
+/// Which protocols a listener offers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocols {
+    /// gRPC over HTTP/2 and HTTP/1.
+    #[default]
+    Both,
+    /// gRPC only: client listeners when `--listen-client-http-urls` is given.
+    Grpc,
+    /// HTTP/1 only: metrics listeners and `--listen-client-http-urls`.
+    Http,
+}
+
+/// Limits of a listener.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Longest request message: `--max-request-bytes` plus 512 KiB.
+    pub max_receive_bytes: usize,
+    /// `--max-concurrent-streams`, per connection.
+    pub max_concurrent_streams: u32,
+    /// Connections accepted at the same time; more wait in the listener's backlog.
+    pub max_connections: usize,
+    /// A connection is pinged this often.
+    pub keepalive_interval: Duration,
+    /// A ping has to be answered in this time.
+    pub keepalive_timeout: Duration,
+    /// Protocols offered.
+    pub protocols: Protocols,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            max_receive_bytes: 1_572_864 + 524_288,
+            max_concurrent_streams: u32::MAX,
+            max_connections: 1 << 20,
+            keepalive_interval: Duration::from_secs(2 * 60 * 60),
+            keepalive_timeout: Duration::from_secs(20),
+            protocols: Protocols::Both,
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! From a path to the service function, with the checks that every call passes.
+//!
+//! **Source**: etcd `server/etcdserver/api/v3rpc/{grpc,interceptor}.go`.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::{Request, Response};
+use prost::Message;
+use proto::etcdserverpb as pb;
+
+use super::{auth, cluster, concurrency, health, kv, lease, maintenance, watch};
+use crate::error::Error;
+use crate::grpc::{
+    Call, CallContext, Code, HttpBody, MethodId, MethodInfo, Peer, Reply, Requests, Responses, Service,
+    Shape, Status,
+};
+use crate::http::HttpSide;
+use crate::member::{ClientCall, Member};
+
+macro_rules! methods {
+    ($($name:ident = $service:literal $method:literal $shape:ident;)*) => {
+        #[allow(clippy::upper_case_acronyms, non_camel_case_types)]
+        #[repr(u8)]
+        enum Number { $($name,)* }
+        /// One path and number per method.
+        mod path { $(pub(super) const $name: &str = concat!("/", $service, "/", $method);)* }
+        mod id {
+            use super::{MethodId, Number};
+            $(pub(super) const $name: MethodId = MethodId(Number::$name as u8);)*
+        }
+        const METHODS: &[MethodInfo] =
+            &[$(MethodInfo { service: $service, method: $method, shape: Shape::$shape },)*];
+    };
+}
+
+// The methods in upstream's table. The first ones are tried first.
+methods! {
+    PUT = "etcdserverpb.KV" "Put" Unary;
+    RANGE = "etcdserverpb.KV" "Range" Unary;
+    TXN = "etcdserverpb.KV" "Txn" Unary;
+    DELETE_RANGE = "etcdserverpb.KV" "DeleteRange" Unary;
+    RANGE_STREAM = "etcdserverpb.KV" "RangeStream" ServerStream;
+    COMPACT = "etcdserverpb.KV" "Compact" Unary;
+    WATCH = "etcdserverpb.Watch" "Watch" Bidi;
+    LEASE_GRANT = "etcdserverpb.Lease" "LeaseGrant" Unary;
+    LEASE_REVOKE = "etcdserverpb.Lease" "LeaseRevoke" Unary;
+    LEASE_KEEP_ALIVE = "etcdserverpb.Lease" "LeaseKeepAlive" Bidi;
+    LEASE_TIME_TO_LIVE = "etcdserverpb.Lease" "LeaseTimeToLive" Unary;
+    LEASE_LEASES = "etcdserverpb.Lease" "LeaseLeases" Unary;
+    MEMBER_ADD = "etcdserverpb.Cluster" "MemberAdd" Unary;
+    MEMBER_REMOVE = "etcdserverpb.Cluster" "MemberRemove" Unary;
+    MEMBER_UPDATE = "etcdserverpb.Cluster" "MemberUpdate" Unary;
+    MEMBER_LIST = "etcdserverpb.Cluster" "MemberList" Unary;
+    MEMBER_PROMOTE = "etcdserverpb.Cluster" "MemberPromote" Unary;
+    ALARM = "etcdserverpb.Maintenance" "Alarm" Unary;
+    STATUS = "etcdserverpb.Maintenance" "Status" Unary;
+    DEFRAGMENT = "etcdserverpb.Maintenance" "Defragment" Unary;
+    HASH = "etcdserverpb.Maintenance" "Hash" Unary;
+    HASH_KV = "etcdserverpb.Maintenance" "HashKV" Unary;
+    SNAPSHOT = "etcdserverpb.Maintenance" "Snapshot" ServerStream;
+    MOVE_LEADER = "etcdserverpb.Maintenance" "MoveLeader" Unary;
+    DOWNGRADE = "etcdserverpb.Maintenance" "Downgrade" Unary;
+    AUTH_ENABLE = "etcdserverpb.Auth" "AuthEnable" Unary;
+    AUTH_DISABLE = "etcdserverpb.Auth" "AuthDisable" Unary;
+    AUTH_STATUS = "etcdserverpb.Auth" "AuthStatus" Unary;
+    AUTHENTICATE = "etcdserverpb.Auth" "Authenticate" Unary;
+    USER_ADD = "etcdserverpb.Auth" "UserAdd" Unary;
+    USER_GET = "etcdserverpb.Auth" "UserGet" Unary;
+    USER_LIST = "etcdserverpb.Auth" "UserList" Unary;
+    USER_DELETE = "etcdserverpb.Auth" "UserDelete" Unary;
+    USER_CHANGE_PASSWORD = "etcdserverpb.Auth" "UserChangePassword" Unary;
+    USER_GRANT_ROLE = "etcdserverpb.Auth" "UserGrantRole" Unary;
+    USER_REVOKE_ROLE = "etcdserverpb.Auth" "UserRevokeRole" Unary;
+    ROLE_ADD = "etcdserverpb.Auth" "RoleAdd" Unary;
+    ROLE_GET = "etcdserverpb.Auth" "RoleGet" Unary;
+    ROLE_LIST = "etcdserverpb.Auth" "RoleList" Unary;
+    ROLE_DELETE = "etcdserverpb.Auth" "RoleDelete" Unary;
+    ROLE_GRANT_PERMISSION = "etcdserverpb.Auth" "RoleGrantPermission" Unary;
+    ROLE_REVOKE_PERMISSION = "etcdserverpb.Auth" "RoleRevokePermission" Unary;
+    HEALTH_CHECK = "grpc.health.v1.Health" "Check" Unary;
+    HEALTH_LIST = "grpc.health.v1.Health" "List" Unary;
+    HEALTH_WATCH = "grpc.health.v1.Health" "Watch" ServerStream;
+    LOCK = "v3lockpb.Lock" "Lock" Unary;
+    UNLOCK = "v3lockpb.Lock" "Unlock" Unary;
+    CAMPAIGN = "v3electionpb.Election" "Campaign" Unary;
+    PROCLAIM = "v3electionpb.Election" "Proclaim" Unary;
+    LEADER = "v3electionpb.Election" "Leader" Unary;
+    OBSERVE = "v3electionpb.Election" "Observe" ServerStream;
+    RESIGN = "v3electionpb.Election" "Resign" Unary;
+}
+
+/// All services of a member on one port: gRPC and HTTP/1.
+pub struct EtcdService<M> {
+    member: Arc<M>,
+    http: Arc<HttpSide>,
+}
+
+impl<M> Clone for EtcdService<M> {
+    fn clone(&self) -> Self {
+        Self { member: self.member.clone(), http: self.http.clone() }
+    }
+}
+
+/// Whether a learner answers this request.
+type OnLearner<Req> = fn(&Req) -> bool;
+
+/// Most requests go to voters only.
+fn voters_only<Req>(_: &Req) -> bool {
+    false
+}
+
+impl<M: Member> EtcdService<M> {
+    /// The services of a member.
+    pub fn new(member: Arc<M>, http: Arc<HttpSide>) -> Self {
+        Self { member, http }
+    }
+
+    /// The member behind the services.
+    pub fn member(&self) -> &Arc<M> {
+        &self.member
+    }
+
+    /// The methods served, in the order of the counters.
+    pub const fn methods() -> &'static [MethodInfo] {
+        METHODS
+    }
+
+    fn unary<Req, Res, H>(self: &Rc<Self>, call: Call, id: MethodId, handler: H)
+    where
+        Req: Message + Default + 'static,
+        Res: Reply + 'static,
+        H: AsyncFnOnce(&M, Req) -> Result<Res, Error> + 'static,
+    {
+        self.unary_on(call, id, voters_only, handler);
+    }
+
+    fn unary_on<Req, Res, H>(
+        self: &Rc<Self>,
+        call: Call,
+        id: MethodId,
+        on_learner: OnLearner<Req>,
+        handler: H,
+    ) where
+        Req: Message + Default + 'static,
+        Res: Reply + 'static,
+        H: AsyncFnOnce(&M, Req) -> Result<Res, Error> + 'static,
+    {
+        let this = self.clone();
+        call.unary(id, async move |request: Req, context: CallContext| {
+            let member = &*this.member;
+            let outcome = match admit(member, &context, ClientCall::Unary, || on_learner(&request)) {
+                Ok(()) => handler(member, request).await,
+                Err(error) => Err(error),
+            };
+            outcome.map_err(|error| error.status_for(member.config().compat))
+        });
+    }
+
+    /// A call whose handler may wait for long: it is dropped when the caller gives up.
+    fn waiting<Req, Res, H>(self: &Rc<Self>, call: Call, id: MethodId, handler: H)
+    where
+        Req: Message + Default + 'static,
+        Res: Reply + 'static,
+        H: AsyncFnOnce(&Arc<M>, Req) -> Result<Res, Error> + 'static,
+    {
+        let this = self.clone();
+        call.unary_cancelable(id, async move |request: Req, context: CallContext| {
+            let outcome = match admit(&*this.member, &context, ClientCall::Unary, || false) {
+                Ok(()) => handler(&this.member, request).await,
+                Err(error) => Err(error),
+            };
+            outcome.map_err(|error| error.status_for(this.member.config().compat))
+        });
+    }
+
+    fn server_stream<Req, H>(self: &Rc<Self>, call: Call, id: MethodId, on_learner: bool, handler: H)
+    where
+        Req: Message + Default + 'static,
+        H: AsyncFnOnce(&M, Req, &mut Responses) -> Result<(), Error> + 'static,
+    {
+        let this = self.clone();
+        call.server_stream(id, async move |request: Req, context, responses: &mut Responses| {
+            let member = &*this.member;
+            let work = async {
+                admit(member, &context, ClientCall::Stream, || on_learner)?;
+                handler(member, request, responses).await
+            };
+            let outcome = with_leader(member, &context, work).await;
+            outcome.map_err(|error| error.status_for(member.config().compat))
+        });
+    }
+
+    fn bidi<Req, H>(self: &Rc<Self>, call: Call, id: MethodId, handler: H)
+    where
+        Req: Message + Default + 'static,
+        H: AsyncFnOnce(&M, Requests<Req>, &mut Responses) -> Result<(), Error> + 'static,
+    {
+        let this = self.clone();
+        call.bidi(id, async move |requests: Requests<Req>, context, responses: &mut Responses| {
+            let member = &*this.member;
+            let work = async {
+                admit(member, &context, ClientCall::Stream, || false)?;
+                handler(member, requests, responses).await
+            };
+            let outcome = with_leader(member, &context, work).await;
+            outcome.map_err(|error| error.status_for(member.config().compat))
+        });
+    }
+
+    /// A method that exists and that this server cannot do yet.
+    fn unsupported(self: &Rc<Self>, call: Call, id: MethodId) {
+        self.unary(call, id, async move |_: &M, (): ()| {
+            let method = METHODS[usize::from(id.0)].method;
+            let text = format!("etcdserver: {method} is not supported by this server yet");
+            Err::<(), _>(Error::Status(Status::new(Code::Unimplemented, text)))
+        });
+    }
+}
+
+impl<M: Member> Service for EtcdService<M> {
+    const METHODS: &'static [MethodInfo] = METHODS;
+
+    fn grpc(self: &Rc<Self>, call: Call) {
+        match call.path() {
+            path::PUT => self.unary(call, id::PUT, kv::put),
+            path::RANGE => {
+                self.unary_on(call, id::RANGE, |request: &pb::RangeRequest| request.serializable, kv::range);
+            }
+            path::TXN => self.unary(call, id::TXN, kv::txn),
+            path::DELETE_RANGE => self.unary(call, id::DELETE_RANGE, kv::delete_range),
+            path::RANGE_STREAM => self.server_stream(call, id::RANGE_STREAM, false, kv::range_stream),
+            path::COMPACT => self.unary(call, id::COMPACT, kv::compact),
+            path::WATCH => self.bidi(call, id::WATCH, watch::watch),
+            path::LEASE_GRANT => self.unary(call, id::LEASE_GRANT, lease::grant),
+            path::LEASE_REVOKE => self.unary(call, id::LEASE_REVOKE, lease::revoke),
+            path::LEASE_KEEP_ALIVE => self.bidi(call, id::LEASE_KEEP_ALIVE, lease::keep_alive),
+            path::LEASE_TIME_TO_LIVE => self.unary(call, id::LEASE_TIME_TO_LIVE, lease::time_to_live),
+            path::LEASE_LEASES => self.unary(call, id::LEASE_LEASES, lease::leases),
+            path::MEMBER_LIST => self.unary(call, id::MEMBER_LIST, cluster::member_list),
+            path::MEMBER_ADD => self.unsupported(call, id::MEMBER_ADD),
+            path::MEMBER_REMOVE => self.unsupported(call, id::MEMBER_REMOVE),
+            path::MEMBER_UPDATE => self.unsupported(call, id::MEMBER_UPDATE),
+            path::MEMBER_PROMOTE => self.unsupported(call, id::MEMBER_PROMOTE),
+            path::ALARM => self.unary(call, id::ALARM, maintenance::alarm),
+            path::STATUS => {
+                self.unary_on(call, id::STATUS, |_: &pb::StatusRequest| true, maintenance::status)
+            }
+            path::DEFRAGMENT => self.unary(call, id::DEFRAGMENT, maintenance::defragment),
+            path::HASH => self.unary(call, id::HASH, maintenance::hash),
+            path::HASH_KV => self.unary(call, id::HASH_KV, maintenance::hash_kv),
+            path::SNAPSHOT => self.server_stream(call, id::SNAPSHOT, true, maintenance::snapshot),
+            path::MOVE_LEADER => self.waiting(call, id::MOVE_LEADER, async |member: &Arc<M>, request| {
+                maintenance::move_leader(&**member, request).await
+            }),
+            path::DOWNGRADE => self.unary(call, id::DOWNGRADE, maintenance::downgrade),
+            path::AUTH_STATUS => self.unary(call, id::AUTH_STATUS, auth::status),
+            path::AUTHENTICATE => self.unary(call, id::AUTHENTICATE, auth::authenticate),
+            path::HEALTH_CHECK => {
+                self.unary(call, id::HEALTH_CHECK, health::check::<M>);
+            }
+            path::HEALTH_LIST => self.unary(call, id::HEALTH_LIST, health::list::<M>),
+            path::HEALTH_WATCH => self.server_stream(call, id::HEALTH_WATCH, false, health::watch::<M>),
+            path::LOCK => self.waiting(call, id::LOCK, concurrency::lock::<M>),
+            path::UNLOCK => self.unary(call, id::UNLOCK, concurrency::unlock),
+            path::CAMPAIGN => self.waiting(call, id::CAMPAIGN, concurrency::campaign::<M>),
+            path::PROCLAIM => self.unary(call, id::PROCLAIM, concurrency::proclaim),
+            path::LEADER => self.unary(call, id::LEADER, concurrency::leader),
+            path::OBSERVE => self.server_stream(call, id::OBSERVE, false, concurrency::observe),
+            path::RESIGN => self.unary(call, id::RESIGN, concurrency::resign),
+            path::AUTH_ENABLE => self.unsupported(call, id::AUTH_ENABLE),
+            path::AUTH_DISABLE => self.unsupported(call, id::AUTH_DISABLE),
+            path::USER_ADD => self.unsupported(call, id::USER_ADD),
+            path::USER_GET => self.unsupported(call, id::USER_GET),
+            path::USER_LIST => self.unsupported(call, id::USER_LIST),
+            path::USER_DELETE => self.unsupported(call, id::USER_DELETE),
+            path::USER_CHANGE_PASSWORD => self.unsupported(call, id::USER_CHANGE_PASSWORD),
+            path::USER_GRANT_ROLE => self.unsupported(call, id::USER_GRANT_ROLE),
+            path::USER_REVOKE_ROLE => self.unsupported(call, id::USER_REVOKE_ROLE),
+            path::ROLE_ADD => self.unsupported(call, id::ROLE_ADD),
+            path::ROLE_GET => self.unsupported(call, id::ROLE_GET),
+            path::ROLE_LIST => self.unsupported(call, id::ROLE_LIST),
+            path::ROLE_DELETE => self.unsupported(call, id::ROLE_DELETE),
+            path::ROLE_GRANT_PERMISSION => self.unsupported(call, id::ROLE_GRANT_PERMISSION),
+            path::ROLE_REVOKE_PERMISSION => self.unsupported(call, id::ROLE_REVOKE_PERMISSION),
+            _ => call.refuse_unknown(|name| METHODS.iter().any(|known| known.service == name)),
+        }
+    }
+
+    async fn http(
+        self: Rc<Self>,
+        request: Request<hyper::body::Incoming>,
+        peer: Rc<Peer>,
+    ) -> Response<HttpBody> {
+        self.http.answer(&*self.member, request, &peer).await
+    }
+}
+
+/// The checks before every handler, in upstream's order.
+fn admit<M: Member>(
+    member: &M,
+    context: &CallContext,
+    kind: ClientCall,
+    on_learner: impl FnOnce() -> bool,
+) -> Result<(), Error> {
+    let raft = member.raft();
+    if raft.is_learner && !on_learner() {
+        return Err(Error::NotSupportedForLearner);
+    }
+    if let Some(version) = context.metadata("client-api-version") {
+        match std::str::from_utf8(version) {
+            Ok(version) => member.count_client(kind, version),
+            Err(_) if member.config().compat >= types::CompatVersion::V3_6 => {
+                return Err(Error::InvalidClientApiVersion);
+            }
+            Err(_) => {}
+        }
+    }
+    if context.requires_leader() && raft.leader.is_none() {
+        return Err(Error::NoLeader);
+    }
+    Ok(())
+}
+
+/// Ends a stream that asked for it when three looks in a row, an election timeout apart, find no
+/// leader.
+async fn with_leader<M: Member, T>(
+    member: &M,
+    context: &CallContext,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    if !context.requires_leader() {
+        return work.await;
+    }
+    let lost = async {
+        let mut ticker = tokio::time::interval(member.config().election_timeout);
+        let mut missed = 0;
+        while missed < 3 {
+            ticker.tick().await;
+            missed = if member.raft().leader.is_none() { missed + 1 } else { 0 };
+        }
+    };
+    tokio::select! {
+        biased;
+        outcome = work => outcome,
+        () = lost => Err(Error::NoLeader),
+    }
+}

@@ -1,0 +1,305 @@
+//! The Watch service: a stream of the hub at one end, an HTTP/2 stream at the other.
+//!
+//! - Responses that are ready together leave together, in one frame where they fit.
+//! - While the caller does not read, nothing is taken from the hub's stream: its bounded queue fills
+//!   and the hub sets the watchers aside.
+//! - The caller closing its side ends nothing; taking the call back ends the stream.
+//!
+//! **Source**: etcd `server/etcdserver/api/v3rpc/watch.go`.
+
+use std::future::poll_fn;
+use std::task::Poll;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use mvcc::watch::{Batch, CreateError, Filters, Outgoing, Stream, WatchId, WatchRequest};
+use mvcc::{EventKind, watch};
+use prost::Message;
+use proto::{etcdserverpb as pb, mvccpb};
+use types::KeyRange;
+
+use super::signal::Signal;
+use crate::error::Error;
+use crate::grpc::{PREFIX_LEN, Requests, Responses, write_prefix};
+use crate::member::{Headers, Member};
+
+/// A response of at least this much more than the largest request is sent in fragments.
+const FRAGMENT_OVERHEAD_BYTES: usize = 512 * 1024;
+/// What is encoded before it is handed to the connection.
+const SEND_BYTES: usize = 256 * 1024;
+/// Requests handled before their answers go out.
+const REQUESTS_PER_ROUND: usize = 256;
+/// Id in the answer to a request that created nothing.
+const NO_WATCH: WatchId = -1;
+
+/// `Watch.Watch`.
+pub async fn watch<M: Member>(
+    member: &M,
+    requests: Requests<pb::WatchRequest>,
+    responses: &mut Responses,
+) -> Result<(), Error> {
+    let signal = Signal::default();
+    let notified = signal.clone();
+    let stream = member.hub().stream(move || notified.raise());
+    let out = Outbox::new(member.config().max_request_bytes + FRAGMENT_OVERHEAD_BYTES);
+    let mut session = Session { member, stream, signal, requests: Some(requests), out };
+    loop {
+        session.next_work(responses).await?;
+        session.send_ready(responses).await?;
+    }
+}
+
+struct Session<'a, M> {
+    member: &'a M,
+    stream: Stream,
+    signal: Signal,
+    /// `None` when the caller has closed its side.
+    requests: Option<Requests<pb::WatchRequest>>,
+    out: Outbox,
+}
+
+impl<M: Member> Session<'_, M> {
+    /// Waits until there may be something to send, handling what the caller asks meanwhile.
+    async fn next_work(&mut self, responses: &mut Responses) -> Result<(), Error> {
+        let mut handled = 0;
+        poll_fn(|cx| {
+            while let Some(requests) = &mut self.requests
+                && handled < REQUESTS_PER_ROUND
+            {
+                match requests.poll_next(cx) {
+                    Poll::Ready(Some(Ok(request))) => {
+                        handled += 1;
+                        self.handle(request);
+                    }
+                    Poll::Ready(Some(Err(status))) if status.code == crate::grpc::Code::Canceled => {
+                        return Poll::Ready(Err(Error::WatchCanceled));
+                    }
+                    Poll::Ready(Some(Err(status))) => return Poll::Ready(Err(Error::Status(status))),
+                    Poll::Ready(None) => self.requests = None,
+                    Poll::Pending => break,
+                }
+            }
+            if self.signal.poll_lower(cx).is_ready() || handled > 0 {
+                return Poll::Ready(Ok(()));
+            }
+            responses.poll_gone(cx).map(|()| Err(Error::WatchCanceled))
+        })
+        .await
+    }
+
+    fn handle(&mut self, request: pb::WatchRequest) {
+        use pb::watch_request::RequestUnion;
+        match request.request_union {
+            Some(RequestUnion::CreateRequest(request)) => self.create(request),
+            Some(RequestUnion::CancelRequest(request)) => {
+                // Nothing is said about an id that is not in use.
+                self.stream.cancel(request.watch_id);
+            }
+            Some(RequestUnion::ProgressRequest(_)) => self.stream.request_progress(),
+            None => {}
+        }
+    }
+
+    fn create(&mut self, request: pb::WatchCreateRequest) {
+        let Err(error) = self.stream.create(hub_request(request)) else { return };
+        // Answers stand in the order of the requests.
+        self.encode_ready();
+        let refusal = pb::WatchResponse {
+            header: Some(self.member.header()),
+            watch_id: NO_WATCH,
+            created: true,
+            canceled: true,
+            cancel_reason: error.to_string(),
+            ..Default::default()
+        };
+        self.out.push(&refusal, b"");
+    }
+
+    fn encode_ready(&mut self) {
+        let mut taken = std::mem::take(&mut self.out.taken);
+        self.stream.take_into(&mut taken);
+        for outgoing in taken.drain(..) {
+            self.out.push_outgoing(self.member, outgoing);
+        }
+        self.out.taken = taken;
+    }
+
+    /// Sends all that is ready. What becomes ready meanwhile raises the signal again.
+    async fn send_ready(&mut self, responses: &mut Responses) -> Result<(), Error> {
+        let mut taken = std::mem::take(&mut self.out.taken);
+        self.stream.take_into(&mut taken);
+        let mut waiting = taken.drain(..);
+        loop {
+            while self.out.buffer.len() < SEND_BYTES
+                && let Some(outgoing) = waiting.next()
+            {
+                self.out.push_outgoing(self.member, outgoing);
+            }
+            let Some((frames, count)) = self.out.take() else { break };
+            responses.send_frames(frames, count).await.map_err(|_| Error::WatchCanceled)?;
+        }
+        drop(waiting);
+        self.out.taken = taken;
+        Ok(())
+    }
+}
+
+/// A create request as the hub wants it.
+fn hub_request(request: pb::WatchCreateRequest) -> WatchRequest {
+    let key = if request.key.is_empty() { Bytes::from_static(b"\0") } else { request.key };
+    WatchRequest {
+        id: (request.watch_id != 0).then_some(request.watch_id),
+        range: KeyRange::from_wire(key, request.range_end),
+        start_revision: request.start_revision,
+        filters: Filters::from_wire(request.filters),
+        prev_kv: request.prev_kv,
+        progress_notify: request.progress_notify,
+        fragment: request.fragment,
+    }
+}
+
+/// Encoded responses on their way out.
+struct Outbox {
+    buffer: BytesMut,
+    count: u64,
+    /// Responses of at least this size are cut if the watcher allows it.
+    fragment_bytes: usize,
+    /// Kept for its room.
+    taken: Vec<Outgoing>,
+}
+
+impl Outbox {
+    fn new(fragment_bytes: usize) -> Self {
+        Self { buffer: BytesMut::new(), count: 0, fragment_bytes, taken: Vec::new() }
+    }
+
+    fn take(&mut self) -> Option<(Bytes, u64)> {
+        if self.buffer.is_empty() {
+            return None;
+        }
+        Some((self.buffer.split().freeze(), std::mem::take(&mut self.count)))
+    }
+
+    fn push_outgoing<M: Member>(&mut self, member: &M, outgoing: Outgoing) {
+        let plain = pb::WatchResponse::default();
+        let response = match outgoing {
+            Outgoing::Events { id, revision, fragment, batch } => {
+                let head =
+                    pb::WatchResponse { header: Some(member.header_at(revision)), watch_id: id, ..plain };
+                return self.push_events(head, fragment, &batch);
+            }
+            Outgoing::Created { id, revision } => pb::WatchResponse {
+                header: Some(member.header_at(revision)),
+                watch_id: id,
+                created: true,
+                ..plain
+            },
+            Outgoing::Compacted { id, compact_revision } => pb::WatchResponse {
+                header: Some(member.header_at(0)),
+                watch_id: id,
+                canceled: true,
+                compact_revision,
+                ..plain
+            },
+            Outgoing::Progress { id, revision } => {
+                pb::WatchResponse { header: Some(member.header_at(revision)), watch_id: id, ..plain }
+            }
+            Outgoing::Cancelled { id, revision } => pb::WatchResponse {
+                header: Some(member.header_at(revision)),
+                watch_id: id,
+                canceled: true,
+                ..plain
+            },
+        };
+        self.push(&response, b"");
+    }
+
+    /// Cuts greedily: a part takes events as long as it stays below the bound, and one at least.
+    fn push_events(&mut self, mut head: pb::WatchResponse, fragment: bool, batch: &Batch) {
+        let whole = head.encoded_len() + batch.encoded().len();
+        if !fragment || whole < self.fragment_bytes || batch.len() < 2 {
+            return self.push(&head, batch.encoded());
+        }
+        head.fragment = true;
+        let head_len = head.encoded_len();
+        let (mut from, mut to) = (0, 0);
+        for entry in batch.entries() {
+            if to > from && head_len + (to - from) + entry.len() >= self.fragment_bytes {
+                self.push(&head, &batch.encoded()[from..to]);
+                from = to;
+            }
+            to += entry.len();
+        }
+        head.fragment = false;
+        self.push(&head, &batch.encoded()[from..to]);
+    }
+
+    /// Appends one framed message: the head, then entries of field 11, which is the last one.
+    fn push(&mut self, head: &pb::WatchResponse, events: &[u8]) {
+        let len = head.encoded_len() + events.len();
+        self.buffer.reserve(PREFIX_LEN + len);
+        write_prefix(&mut self.buffer, len);
+        head.encode_raw(&mut self.buffer);
+        self.buffer.put_slice(events);
+        self.count += 1;
+    }
+}
+
+/// One watcher inside the server, for the lock and election services.
+pub(super) struct Watcher {
+    stream: Stream,
+    signal: Signal,
+    /// Events taken and not given out yet.
+    events: std::collections::VecDeque<WatchedEvent>,
+}
+
+/// What a [`Watcher`] sees.
+pub(super) struct WatchedEvent {
+    pub(super) kind: EventKind,
+    pub(super) kv: mvccpb::KeyValue,
+    /// Revision of the response that carried it.
+    pub(super) revision: i64,
+}
+
+impl Watcher {
+    pub(super) fn new<M: Member>(
+        member: &M,
+        range: KeyRange,
+        start_revision: i64,
+    ) -> Result<Self, CreateError> {
+        let signal = Signal::default();
+        let notified = signal.clone();
+        let stream = member.hub().stream(move || notified.raise());
+        stream.create(WatchRequest { start_revision, ..WatchRequest::new(range) })?;
+        Ok(Self { stream, signal, events: Default::default() })
+    }
+
+    /// The next event.
+    pub(super) async fn next(&mut self) -> Result<WatchedEvent, Error> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(event);
+            }
+            poll_fn(|cx| self.signal.poll_lower(cx)).await;
+            for outgoing in self.stream.take() {
+                match outgoing {
+                    Outgoing::Events { revision, batch, .. } => self.decode(revision, &batch)?,
+                    Outgoing::Compacted { .. } => return Err(Error::Compacted),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn decode(&mut self, revision: i64, batch: &watch::Batch) -> Result<(), Error> {
+        let response = pb::WatchResponse::decode(batch.encoded().clone())
+            .map_err(|error| Error::Other(format!("etcdserver: a stored event does not decode: {error}")))?;
+        for event in response.events {
+            let kind = match event.r#type() {
+                mvccpb::event::EventType::Put => EventKind::Put,
+                mvccpb::event::EventType::Delete => EventKind::Delete,
+            };
+            self.events.push_back(WatchedEvent { kind, kv: event.kv.unwrap_or_default(), revision });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,442 @@
+//! Branch, leaf and freelist pages.
+
+use thiserror::Error;
+
+use super::{
+    BUCKET_HEADER_BYTES, ELEMENT_BUCKET, ELEMENT_BYTES, FLAG_BRANCH, FLAG_FREELIST, FLAG_LEAF, MAX_KEY_BYTES,
+    PAGE_HEADER_BYTES, PageId, u32_at, u64_at,
+};
+
+/// Something on a page that must not be.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("page {page}: {fault}")]
+pub struct PageError {
+    /// The page; for an inline bucket the page of the leaf that holds it.
+    pub page: PageId,
+    /// What is wrong with it.
+    pub fault: PageFault,
+}
+
+/// What can be wrong with a page.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[allow(missing_docs, reason = "the texts say it")]
+pub enum PageFault {
+    #[error("beyond the end of the database, which has {high_water} pages")]
+    OutOfBounds { high_water: PageId },
+    #[error(
+        "with {overflow} overflow pages reaches beyond the end of the database, which has {high_water} pages"
+    )]
+    OverflowOutOfBounds { overflow: u32, high_water: PageId },
+    #[error("holds the page id {found}")]
+    WrongId { found: PageId },
+    #[error("has the unexpected type {flags:#06x}")]
+    WrongType { flags: u16 },
+    #[error("is too short for its {count} elements")]
+    Truncated { count: u64 },
+    #[error("element {index} reaches outside the page")]
+    ElementOutOfBounds { index: usize },
+    #[error("element {index} has a key of {bytes} bytes, more than a key may have")]
+    KeyTooLarge { index: usize, bytes: usize },
+    #[error("key {index} is not greater than the key before it")]
+    KeyOrder { index: usize },
+    #[error("has no elements")]
+    Empty,
+    #[error("has keys outside the range that its parent gives it")]
+    OutOfParentRange,
+    #[error("is nested too deep")]
+    TooDeep,
+    #[error("is a leaf beside branches, or a branch beside leaves")]
+    MixedSiblings,
+    #[error("the value of a bucket has only {bytes} bytes")]
+    BucketHeader { bytes: usize },
+    #[error("an inline bucket contains a bucket")]
+    BucketInInline,
+    #[error("is referenced more than once")]
+    MultipleReferences,
+    #[error("is in the freelist and in use")]
+    FreeAndReachable,
+    #[error("the freelist names page {id}, which cannot be free")]
+    FreeId { id: PageId },
+}
+
+impl PageFault {
+    pub(crate) fn on(self, page: PageId) -> PageError {
+        PageError { page, fault: self }
+    }
+}
+
+/// The first 16 bytes of every page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageHeader {
+    /// The page's own id.
+    pub id: PageId,
+    /// Type of the page.
+    pub flags: u16,
+    /// Number of elements.
+    pub count: u16,
+    /// Number of further contiguous pages.
+    pub overflow: u32,
+}
+
+impl PageHeader {
+    /// Reads a header; `None` if there are fewer than 16 bytes.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let bytes = bytes.get(..PAGE_HEADER_BYTES)?;
+        let word = u32_at(bytes, 8);
+        Some(Self {
+            id: u64_at(bytes, 0),
+            flags: word as u16,
+            count: (word >> 16) as u16,
+            overflow: u32_at(bytes, 12),
+        })
+    }
+
+    /// Writes the header to the start of `page`.
+    pub fn write(&self, page: &mut [u8]) {
+        page[0..8].copy_from_slice(&self.id.to_le_bytes());
+        page[8..10].copy_from_slice(&self.flags.to_le_bytes());
+        page[10..12].copy_from_slice(&self.count.to_le_bytes());
+        page[12..16].copy_from_slice(&self.overflow.to_le_bytes());
+    }
+}
+
+/// The two kinds of pages in a tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageKind {
+    /// Elements point to child pages.
+    Branch,
+    /// Elements are keys with values.
+    Leaf,
+}
+
+/// A page of a tree. Its elements are checked one by one as they are asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Page<'a> {
+    bytes: &'a [u8],
+    id: PageId,
+    count: u16,
+    kind: PageKind,
+}
+
+/// An element of a leaf page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeafElement<'a> {
+    /// The key.
+    pub key: &'a [u8],
+    /// The value: data, or a bucket.
+    pub value: &'a [u8],
+    /// Whether the value is a bucket.
+    pub is_bucket: bool,
+    /// Where in the page the key starts; the value follows it.
+    pub position: usize,
+}
+
+/// An element of a branch page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BranchElement<'a> {
+    /// Lower bound of the keys below the child.
+    pub key: &'a [u8],
+    /// The child.
+    pub child: PageId,
+    /// Where in the page the key starts.
+    pub position: usize,
+}
+
+/// Reads a leaf or branch page from its complete bytes, overflow pages included.
+///
+/// Checks the header and that the elements fit; the elements themselves are checked on access.
+/// `id` is the id that the page must have: its place in the file, 0 for an inline bucket.
+pub fn parse_page(bytes: &[u8], id: PageId) -> Result<Page<'_>, PageError> {
+    let header = PageHeader::parse(bytes).ok_or(PageFault::Truncated { count: 0 }.on(id))?;
+    if header.id != id {
+        return Err(PageFault::WrongId { found: header.id }.on(id));
+    }
+    Page::of(bytes, header, id)
+}
+
+impl<'a> Page<'a> {
+    /// The page with this (already read) header; errors are reported on page `id`.
+    pub(crate) fn of(bytes: &'a [u8], header: PageHeader, id: PageId) -> Result<Self, PageError> {
+        let kind = match header.flags {
+            FLAG_BRANCH => PageKind::Branch,
+            FLAG_LEAF => PageKind::Leaf,
+            flags => return Err(PageFault::WrongType { flags }.on(id)),
+        };
+        if bytes.len() < PAGE_HEADER_BYTES + ELEMENT_BYTES * usize::from(header.count) {
+            return Err(PageFault::Truncated { count: u64::from(header.count) }.on(id));
+        }
+        Ok(Self { bytes, id, count: header.count, kind })
+    }
+
+    /// The page inside the value of an inline bucket that stands on page `holder`.
+    pub(crate) fn inline(bytes: &'a [u8], holder: PageId) -> Result<Self, PageError> {
+        let header = PageHeader::parse(bytes).ok_or(PageFault::Truncated { count: 0 }.on(holder))?;
+        if header.flags != FLAG_LEAF {
+            return Err(PageFault::WrongType { flags: header.flags }.on(holder));
+        }
+        Self::of(bytes, header, holder)
+    }
+
+    /// The page's id; for the page of an inline bucket that of the leaf around it.
+    pub fn id(&self) -> PageId {
+        self.id
+    }
+
+    /// Branch or leaf.
+    pub fn kind(&self) -> PageKind {
+        self.kind
+    }
+
+    /// Whether it is a leaf.
+    pub fn is_leaf(&self) -> bool {
+        self.kind == PageKind::Leaf
+    }
+
+    /// Number of elements.
+    pub fn count(&self) -> usize {
+        usize::from(self.count)
+    }
+
+    #[cold]
+    fn outside(&self, index: usize) -> PageError {
+        PageFault::ElementOutOfBounds { index }.on(self.id)
+    }
+
+    /// Position of element `index`, checked.
+    #[inline]
+    fn element(&self, index: usize) -> Result<usize, PageError> {
+        if index < self.count() {
+            Ok(PAGE_HEADER_BYTES + ELEMENT_BYTES * index)
+        } else {
+            Err(self.outside(index))
+        }
+    }
+
+    /// The key of element `index` of either kind.
+    #[inline]
+    pub fn key(&self, index: usize) -> Result<&'a [u8], PageError> {
+        let at = self.element(index)?;
+        let sizes_at = match self.kind {
+            PageKind::Leaf => at + 4,
+            PageKind::Branch => at,
+        };
+        let start = at + u32_at(self.bytes, sizes_at) as usize;
+        let size = u32_at(self.bytes, sizes_at + 4) as usize;
+        self.bytes.get(start..start + size).ok_or_else(|| self.outside(index))
+    }
+
+    /// Element `index` of a leaf page.
+    #[inline]
+    pub fn leaf(&self, index: usize) -> Result<LeafElement<'a>, PageError> {
+        let at = self.element(index)?;
+        if self.kind != PageKind::Leaf {
+            return Err(PageFault::WrongType { flags: FLAG_BRANCH }.on(self.id));
+        }
+        let flags = u32_at(self.bytes, at);
+        let position = at + u32_at(self.bytes, at + 4) as usize;
+        let key_size = u32_at(self.bytes, at + 8) as usize;
+        let value_size = u32_at(self.bytes, at + 12) as usize;
+        let both = self.bytes.get(position..position + key_size + value_size);
+        let (key, value) = both.ok_or_else(|| self.outside(index))?.split_at(key_size);
+        if key_size > MAX_KEY_BYTES {
+            return Err(PageFault::KeyTooLarge { index, bytes: key_size }.on(self.id));
+        }
+        Ok(LeafElement { key, value, is_bucket: flags & ELEMENT_BUCKET != 0, position })
+    }
+
+    /// Element `index` of a branch page.
+    #[inline]
+    pub fn branch(&self, index: usize) -> Result<BranchElement<'a>, PageError> {
+        let at = self.element(index)?;
+        if self.kind != PageKind::Branch {
+            return Err(PageFault::WrongType { flags: FLAG_LEAF }.on(self.id));
+        }
+        let position = at + u32_at(self.bytes, at) as usize;
+        let key_size = u32_at(self.bytes, at + 4) as usize;
+        let key = self.bytes.get(position..position + key_size).ok_or_else(|| self.outside(index))?;
+        if key_size > MAX_KEY_BYTES {
+            return Err(PageFault::KeyTooLarge { index, bytes: key_size }.on(self.id));
+        }
+        Ok(BranchElement { key, child: u64_at(self.bytes, at + 8), position })
+    }
+
+    /// Where `key` stands: `Ok` with its index, or `Err` with the index where it would stand.
+    #[inline]
+    pub fn search(&self, key: &[u8]) -> Result<Result<usize, usize>, PageError> {
+        let (mut low, mut high) = (0, self.count());
+        while low < high {
+            let middle = low.midpoint(high);
+            match self.key(middle)?.cmp(key) {
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Equal => return Ok(Ok(middle)),
+                std::cmp::Ordering::Greater => high = middle,
+            }
+        }
+        Ok(Err(low))
+    }
+
+    /// Index of the child of a branch page under which `key` belongs.
+    #[inline]
+    pub fn child_index(&self, key: &[u8]) -> Result<usize, PageError> {
+        if self.count == 0 {
+            return Err(PageFault::Empty.on(self.id));
+        }
+        Ok(match self.search(key)? {
+            Ok(index) => index,
+            Err(index) => index.saturating_sub(1),
+        })
+    }
+}
+
+/// The start of a bucket's value: where its tree is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BucketHeader {
+    /// Root page of its tree; 0 if the bucket is inline: then its only page follows.
+    pub root: PageId,
+    /// Its counter for unique numbers; etcd leaves it at 0.
+    pub sequence: u64,
+}
+
+impl BucketHeader {
+    /// Reads the header from the value of a bucket that stands on page `holder`.
+    pub fn parse(value: &[u8], holder: PageId) -> Result<Self, PageError> {
+        if value.len() < BUCKET_HEADER_BYTES {
+            return Err(PageFault::BucketHeader { bytes: value.len() }.on(holder));
+        }
+        Ok(Self { root: u64_at(value, 0), sequence: u64_at(value, 8) })
+    }
+
+    /// The header as bytes.
+    pub fn to_bytes(self) -> [u8; BUCKET_HEADER_BYTES] {
+        let mut bytes = [0; BUCKET_HEADER_BYTES];
+        bytes[..8].copy_from_slice(&self.root.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.sequence.to_le_bytes());
+        bytes
+    }
+}
+
+/// Writes the 16 bytes of leaf element `index`; its key starts at `position` of the page.
+pub(crate) fn write_leaf_element(
+    page: &mut [u8],
+    index: usize,
+    flags: u32,
+    position: usize,
+    key_bytes: usize,
+    value_bytes: usize,
+) {
+    let at = PAGE_HEADER_BYTES + ELEMENT_BYTES * index;
+    let words = [flags, (position - at) as u32, key_bytes as u32, value_bytes as u32];
+    for (word, target) in words.iter().zip(page[at..at + ELEMENT_BYTES].chunks_exact_mut(4)) {
+        target.copy_from_slice(&word.to_le_bytes());
+    }
+}
+
+/// Writes the 16 bytes of branch element `index`; its key starts at `position` of the page.
+pub(crate) fn write_branch_element(
+    page: &mut [u8],
+    index: usize,
+    position: usize,
+    key_bytes: usize,
+    child: PageId,
+) {
+    let at = PAGE_HEADER_BYTES + ELEMENT_BYTES * index;
+    page[at..at + 4].copy_from_slice(&((position - at) as u32).to_le_bytes());
+    page[at + 4..at + 8].copy_from_slice(&(key_bytes as u32).to_le_bytes());
+    page[at + 8..at + 16].copy_from_slice(&child.to_le_bytes());
+}
+
+/// A count that says that the true number stands in the first word.
+const COUNT_IN_FIRST_WORD: u16 = 0xFFFF;
+
+/// Reads the ids from the complete bytes of a freelist page, in the order in which they stand.
+pub fn parse_freelist(bytes: &[u8], id: PageId) -> Result<Vec<PageId>, PageError> {
+    let header = PageHeader::parse(bytes).ok_or(PageFault::Truncated { count: 0 }.on(id))?;
+    if header.id != id {
+        return Err(PageFault::WrongId { found: header.id }.on(id));
+    }
+    if header.flags != FLAG_FREELIST {
+        return Err(PageFault::WrongType { flags: header.flags }.on(id));
+    }
+    let words = &bytes[PAGE_HEADER_BYTES..];
+    let (count, words) = if header.count == COUNT_IN_FIRST_WORD {
+        if words.len() < 8 {
+            return Err(PageFault::Truncated { count: u64::from(header.count) }.on(id));
+        }
+        (u64_at(words, 0), &words[8..])
+    } else {
+        (u64::from(header.count), words)
+    };
+    if count > (words.len() / 8) as u64 {
+        return Err(PageFault::Truncated { count }.on(id));
+    }
+    Ok(words.chunks_exact(8).take(count as usize).map(|word| u64_at(word, 0)).collect())
+}
+
+/// Number of pages to allocate for a list of `count` ids.
+pub fn freelist_pages(count: usize, page_size: usize) -> usize {
+    let words = if count >= usize::from(COUNT_IN_FIRST_WORD) { count + 1 } else { count };
+    (PAGE_HEADER_BYTES + 8 * words) / page_size + 1
+}
+
+/// A freelist page with these sorted ids, `pages` pages long.
+///
+/// # Panics
+/// If they do not fit.
+pub fn freelist_image(ids: &[PageId], id: PageId, pages: usize, page_size: usize) -> Vec<u8> {
+    let mut page = vec![0; pages * page_size];
+    let long = ids.len() >= usize::from(COUNT_IN_FIRST_WORD);
+    let count = if long { COUNT_IN_FIRST_WORD } else { ids.len() as u16 };
+    PageHeader { id, flags: FLAG_FREELIST, count, overflow: pages as u32 - 1 }.write(&mut page);
+    let words = long.then_some(ids.len() as u64).into_iter().chain(ids.iter().copied());
+    for (index, word) in words.enumerate() {
+        let at = PAGE_HEADER_BYTES + 8 * index;
+        page[at..at + 8].copy_from_slice(&word.to_le_bytes());
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaf(entries: &[(&[u8], &[u8])]) -> Vec<u8> {
+        let mut page = vec![0; 4096];
+        let count = entries.len() as u16;
+        PageHeader { id: 9, flags: FLAG_LEAF, count, overflow: 0 }.write(&mut page);
+        let mut position = PAGE_HEADER_BYTES + ELEMENT_BYTES * entries.len();
+        for (index, (key, value)) in entries.iter().enumerate() {
+            write_leaf_element(&mut page, index, 0, position, key.len(), value.len());
+            for part in [key, value] {
+                page[position..position + part.len()].copy_from_slice(part);
+                position += part.len();
+            }
+        }
+        page
+    }
+
+    #[test]
+    fn a_leaf_reads_back_and_is_searched() {
+        let bytes = leaf(&[(b"b", b"1"), (b"d", b""), (b"f", b"three")]);
+        let page = parse_page(&bytes, 9).unwrap();
+        assert_eq!(page.leaf(2).unwrap().value, b"three");
+        assert_eq!(page.search(b"d").unwrap(), Ok(1));
+        assert_eq!(page.search(b"a").unwrap(), Err(0));
+        assert_eq!(page.search(b"g").unwrap(), Err(3));
+        assert!(page.leaf(3).is_err());
+        assert!(page.branch(0).is_err());
+        assert_eq!(parse_page(&bytes, 8).unwrap_err().fault, PageFault::WrongId { found: 9 });
+    }
+
+    #[test]
+    fn freelists_of_both_forms_read_back() {
+        for count in [0, 1, 510, 511, 512, 65_534, 65_535, 70_000] {
+            let ids: Vec<PageId> = (0..count).map(|id| id * 2 + 5).collect();
+            let pages = freelist_pages(ids.len(), 4096);
+            let image = freelist_image(&ids, 77, pages, 4096);
+            assert_eq!(parse_freelist(&image, 77).unwrap(), ids, "{count}");
+            assert_eq!(image[10..12] == [0xFF, 0xFF], count >= 65_535);
+        }
+        let short = &freelist_image(&[5, 6, 7], 77, 1, 4096)[..32];
+        assert_eq!(parse_freelist(short, 77).unwrap_err().fault, PageFault::Truncated { count: 3 });
+    }
+}

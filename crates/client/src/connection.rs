@@ -1,0 +1,265 @@
+//! Connections: one per endpoint, kept up in the background, handed out in turn.
+//!
+//! ```text
+//! connect ──ok──▶ up (published) ──closed──▶ connect, at once
+//!    └────fail──▶ wait 50 ms, doubled up to 1 s ──▶ connect
+//! ```
+//!
+//! Each endpoint has a task of its own; dropping the [`Pool`] ends them all. A caller without a
+//! live connection waits for the next one, as gRPC's "wait for ready" calls do; deadlines are
+//! the caller's business.
+
+use std::error::Error as _;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{HeaderValue, Request, Response, Uri, header};
+use http_body_util::BodyExt as _;
+use http_body_util::combinators::MapErr;
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tonic::{Status, body};
+
+use crate::endpoint::{Address, Endpoint};
+use crate::error::NOT_SENT;
+
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+const LAST_BACKOFF: Duration = Duration::from_secs(1);
+/// Windows large enough to stream a snapshot at full speed over a link with some latency.
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// No more frequent than this, whatever the user asks for: servers close the connection else.
+const SHORTEST_KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// How to connect.
+#[derive(Clone, Debug)]
+pub(crate) struct Dial {
+    pub timeout: Duration,
+    pub keepalive_time: Duration,
+    pub keepalive_timeout: Duration,
+}
+
+type Body = body::Body;
+
+/// A live connection. Cheap to clone; many calls share it.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    send: http2::SendRequest<Body>,
+    authority: Arc<str>,
+    peer: Arc<str>,
+}
+
+impl Connection {
+    /// The address of the other side, for logs.
+    pub fn peer(&self) -> &Arc<str> {
+        &self.peer
+    }
+}
+
+pub(crate) type ResponseBody = MapErr<Incoming, fn(hyper::Error) -> Status>;
+
+impl tower::Service<Request<Body>> for Connection {
+    type Response = Response<ResponseBody>;
+    type Error = Status;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Status>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        self.send.poll_ready(context).map_err(|_| Status::unavailable(NOT_SENT))
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let path = request.uri().path_and_query().cloned();
+        let uri = Uri::builder().scheme("http").authority(&*self.authority);
+        match uri.path_and_query(path.map_or_else(String::new, |path| path.to_string())).build() {
+            Ok(uri) => *request.uri_mut() = uri,
+            Err(error) => {
+                let status = Status::unavailable(format!("endpoint {}: {error}", self.authority));
+                return Box::pin(async move { Err(status) });
+            }
+        }
+        let agent = HeaderValue::from_static(concat!("retcd/", env!("CARGO_PKG_VERSION")));
+        request.headers_mut().insert(header::USER_AGENT, agent);
+        let answer = self.send.try_send_request(request);
+        Box::pin(async move {
+            match answer.await {
+                Ok(response) => Ok(response.map(|body| body.map_err(body_error as fn(_) -> _))),
+                Err(mut error) => Err(match error.take_message() {
+                    Some(_) => Status::unavailable(NOT_SENT),
+                    None => body_error(error.into_error()),
+                }),
+            }
+        })
+    }
+}
+
+fn body_error(error: hyper::Error) -> Status {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = inner.to_string();
+        source = inner.source();
+    }
+    Status::unavailable(format!("error reading from server: {text}"))
+}
+
+#[derive(Default)]
+struct State {
+    connection: Option<Connection>,
+    last_failure: Option<String>,
+}
+
+struct Slot {
+    endpoint: Endpoint,
+    state: Mutex<State>,
+}
+
+impl Slot {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn live(&self) -> Option<Connection> {
+        self.state().connection.as_ref().filter(|connection| !connection.send.is_closed()).cloned()
+    }
+}
+
+/// The connections of one client.
+pub(crate) struct Pool {
+    slots: Vec<Arc<Slot>>,
+    turn: AtomicUsize,
+    changed: watch::Receiver<()>,
+    tasks: Vec<AbortHandle>,
+}
+
+impl Pool {
+    /// Starts connecting to all `endpoints`.
+    pub fn start(endpoints: Vec<Endpoint>, dial: Dial) -> Self {
+        let (changing, changed) = watch::channel(());
+        let changing = Arc::new(changing);
+        let slots: Vec<_> = endpoints
+            .into_iter()
+            .map(|endpoint| Arc::new(Slot { endpoint, state: Mutex::default() }))
+            .collect();
+        let tasks = slots
+            .iter()
+            .map(|slot| tokio::spawn(keep_up(slot.clone(), dial.clone(), changing.clone())).abort_handle())
+            .collect();
+        Self { slots, turn: AtomicUsize::new(0), changed, tasks }
+    }
+
+    /// The next live connection in turn; waits until there is one.
+    pub async fn ready(&self) -> Connection {
+        let mut changed = self.changed.clone();
+        loop {
+            changed.mark_unchanged();
+            if let Some(connection) = self.pick() {
+                return connection;
+            }
+            if changed.changed().await.is_err() {
+                // The tasks live as long as the pool, so this is a runtime shutting down.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    fn pick(&self) -> Option<Connection> {
+        let start = self.turn.fetch_add(1, Ordering::Relaxed);
+        let count = self.slots.len();
+        (0..count).find_map(|step| self.slots[start.wrapping_add(step) % count].live())
+    }
+
+    /// How many endpoints make a majority: that many failures in a row earn a pause.
+    pub fn quorum(&self) -> usize {
+        self.slots.len() / 2 + 1
+    }
+
+    /// Why the last attempt to connect failed, if nothing is connected.
+    pub fn last_failure(&self) -> Option<String> {
+        self.slots.iter().find_map(|slot| slot.state().last_failure.clone())
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+async fn keep_up(slot: Arc<Slot>, dial: Dial, changing: Arc<watch::Sender<()>>) {
+    let mut backoff = FIRST_BACKOFF;
+    loop {
+        let attempt = tokio::time::timeout(dial.timeout, connect(&slot.endpoint, &dial)).await;
+        let failure = match attempt {
+            Ok(Ok((connection, driver))) => {
+                backoff = FIRST_BACKOFF;
+                *slot.state() = State { connection: Some(connection), last_failure: None };
+                changing.send_replace(());
+                driver.await;
+                slot.state().connection = None;
+                continue;
+            }
+            Ok(Err(text)) => text,
+            Err(_) => format!("dial tcp {}: i/o timeout", slot.endpoint.address),
+        };
+        slot.state().last_failure = Some(failure);
+        tokio::time::sleep(backoff).await;
+        backoff = (backoff * 2).min(LAST_BACKOFF);
+    }
+}
+
+type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+async fn connect(endpoint: &Endpoint, dial: &Dial) -> Result<(Connection, Driver), String> {
+    let failed = |error: std::io::Error| {
+        let network = if matches!(endpoint.address, Address::Unix(_)) { "unix" } else { "tcp" };
+        let text = error.to_string();
+        let text = text.split(" (os error").next().unwrap_or_default().to_lowercase();
+        format!("dial {network} {}: connect: {text}", endpoint.address)
+    };
+    match &endpoint.address {
+        Address::Tcp(host) => {
+            let stream = TcpStream::connect(host).await.map_err(failed)?;
+            stream.set_nodelay(true).map_err(failed)?;
+            let peer = stream.peer_addr().map_err(failed)?.to_string();
+            handshake(stream, endpoint, peer, dial).await
+        }
+        Address::Unix(path) => {
+            let stream = UnixStream::connect(path).await.map_err(failed)?;
+            handshake(stream, endpoint, path.display().to_string(), dial).await
+        }
+    }
+}
+
+async fn handshake<S>(
+    stream: S,
+    endpoint: &Endpoint,
+    peer: String,
+    dial: &Dial,
+) -> Result<(Connection, Driver), String>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+{
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    if !dial.keepalive_time.is_zero() {
+        builder
+            .keep_alive_interval(dial.keepalive_time.max(SHORTEST_KEEPALIVE))
+            .keep_alive_timeout(dial.keepalive_timeout)
+            .keep_alive_while_idle(false);
+    }
+    let (send, driver) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    let connection = Connection { send, authority: endpoint.authority.as_str().into(), peer: peer.into() };
+    // Errors of the connection reach the calls on it; here only its end counts.
+    Ok((connection, Box::pin(async move { drop(driver.await) })))
+}

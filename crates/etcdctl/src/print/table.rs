@@ -1,0 +1,74 @@
+//! Tables with borders: heading in capitals and centred, cells to the right.
+
+use super::{Answer, hash_rows, member_rows, status_rows};
+
+/// `None`: this format cannot show the answer.
+pub(super) fn render(answer: Answer<'_>) -> Option<String> {
+    Some(match answer {
+        Answer::MemberList(response) => draw(
+            &["ID", "STATUS", "NAME", "PEER ADDRS", "CLIENT ADDRS", "IS LEARNER"],
+            &member_rows(response),
+        ),
+        Answer::EndpointHealth(list) => {
+            let row = |health: &super::Health| {
+                vec![
+                    health.endpoint.clone(),
+                    health.health.to_string(),
+                    health.took.clone(),
+                    health.error.clone(),
+                ]
+            };
+            draw(&["ENDPOINT", "HEALTH", "TOOK", "ERROR"], &list.iter().map(row).collect::<Vec<_>>())
+        }
+        Answer::EndpointStatus(list) => draw(
+            &[
+                "ENDPOINT",
+                "ID",
+                "VERSION",
+                "STORAGE VERSION",
+                "DB SIZE",
+                "IN USE",
+                "PERCENTAGE NOT IN USE",
+                "QUOTA",
+                "IS LEADER",
+                "IS LEARNER",
+                "RAFT TERM",
+                "RAFT INDEX",
+                "RAFT APPLIED INDEX",
+                "ERRORS",
+                "DOWNGRADE TARGET VERSION",
+                "DOWNGRADE ENABLED",
+            ],
+            &status_rows(list),
+        ),
+        Answer::EndpointHashKv(list) => draw(&["ENDPOINT", "HASH", "HASH REVISION"], &hash_rows(list)),
+        _ => return None,
+    })
+}
+
+fn draw(heading: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.chain([heading[column].chars().count()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..heading.len()).map(width).collect();
+    let border = |left: &str, middle: &str, right: &str| {
+        let lines: Vec<_> = widths.iter().map(|width| "─".repeat(width + 2)).collect();
+        format!("{left}{}{right}\n", lines.join(middle))
+    };
+    let mut out = border("┌", "┬", "┐");
+    for (cell, &width) in heading.iter().zip(&widths) {
+        out.push_str(&format!("│ {cell:^width$} "));
+    }
+    out.push_str("│\n");
+    if !rows.is_empty() {
+        out.push_str(&border("├", "┼", "┤"));
+    }
+    for row in rows {
+        for (cell, &width) in row.iter().zip(&widths) {
+            out.push_str(&format!("│ {cell:>width$} "));
+        }
+        out.push_str("│\n");
+    }
+    out + &border("└", "┴", "┘")
+}

@@ -1,0 +1,1 @@
+//! Goldens: canned answers in every format.

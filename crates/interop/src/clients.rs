@@ -1,0 +1,1 @@
+//! Client libraries written elsewhere: scripts under `clients/`, their packages in the cache.

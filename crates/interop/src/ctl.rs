@@ -1,0 +1,108 @@
+//! Any `etcdctl`, run to its end.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+/// Longest time any command of a test may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An `etcdctl` that talks to one endpoint.
+#[derive(Clone, Debug)]
+pub struct Ctl {
+    /// The program.
+    pub program: PathBuf,
+    /// Value of `--endpoints`.
+    pub endpoint: String,
+}
+
+/// What a command did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// Exit status; 128 + n for signal n, as shells say it.
+    pub code: i32,
+    /// Standard output, as text.
+    pub stdout: String,
+    /// Standard output, byte for byte.
+    pub raw: Vec<u8>,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Ran {
+    /// Standard error without log records: what a user is meant to read.
+    pub fn messages(&self) -> String {
+        let kept: Vec<_> = self.stderr.lines().filter(|line| !line.starts_with('{')).collect();
+        kept.join("\n")
+    }
+
+    /// Standard output, if the command succeeded.
+    pub fn success(self) -> anyhow::Result<String> {
+        match self.code {
+            0 => Ok(self.stdout),
+            code => bail!("etcdctl ended with {code}: {}", self.stderr),
+        }
+    }
+}
+
+impl Ctl {
+    /// Runs a command with nothing on its standard input.
+    pub fn run(&self, args: &[&str]) -> anyhow::Result<Ran> {
+        self.run_with(args, &[], b"")
+    }
+
+    /// Runs a command with variables and input.
+    pub fn run_with(&self, args: &[&str], variables: &[(&str, &str)], input: &[u8]) -> anyhow::Result<Ran> {
+        let mut command = Command::new(&self.program);
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            // 3.3 and older, and so also 3.4 without it, speak the old API by default.
+            .env("ETCDCTL_API", "3")
+            .envs(variables.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        if !variables.iter().any(|(name, _)| *name == "ETCDCTL_ENDPOINTS") {
+            command.arg("--endpoints").arg(&self.endpoint);
+        }
+        let mut child =
+            command.args(args).spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
+        // The inputs of these tests fit the pipe. A tool that does not read its input closes it.
+        if let Some(mut stdin) = child.stdin.take() {
+            let _ = stdin.write_all(input);
+        }
+        let deadline = Instant::now() + PATIENCE;
+        let (stdout, stderr) = (drain(child.stdout.take()), drain(child.stderr.take()));
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            if Instant::now() > deadline {
+                let _ = child.kill();
+                let _ = child.wait();
+                bail!("etcdctl {args:?} still runs after {PATIENCE:?}");
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        let bytes = |reader: std::thread::JoinHandle<Vec<u8>>| reader.join().unwrap_or_default();
+        use std::os::unix::process::ExitStatusExt;
+        let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+        let (raw, stderr) = (bytes(stdout), bytes(stderr));
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok(Ran { code, stdout: text(&raw), stderr: text(&stderr), raw })
+    }
+}
+
+fn drain(pipe: Option<impl std::io::Read + Send + 'static>) -> std::thread::JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            let _ = pipe.read_to_end(&mut bytes);
+        }
+        bytes
+    })
+}

@@ -1,0 +1,36 @@
+//! Tests of our programs against the real ones: servers, tools, client libraries.
+//!
+//! - [`programs`]: where the programs are.
+//! - [`member`]: a one-member cluster of any server program, started and stopped by a test.
+//! - [`ctl`]: any `etcdctl`, run to its end.
+//! - [`http`]: HTTP/1.1 by hand.
+//! - [`script`]: one script of interactions, run against two servers; the answers must be equal.
+//! - [`normalise`]: what may differ between two answers that are equal.
+//! - [`known`]: differences that stay, each with its reason.
+//! - [`facts`]: everything a client can see of a member's data, for comparisons across restarts.
+//! - [`writers`]: clients that remember what was acknowledged, for crash tests.
+//!
+//! Nothing in here waits by sleeping for a fixed time; every wait is for a state, with a bound.
+//! Missing programs fail a test, they never skip it: `tools/fetch-etcd` gets the real ones,
+//! `cargo build --workspace --bins` makes ours.
+
+pub mod clients;
+pub mod ctl;
+pub mod facts;
+pub mod http;
+pub mod known;
+pub mod member;
+pub mod normalise;
+pub mod programs;
+pub mod script;
+pub mod scripts;
+pub mod writers;
+
+use std::future::Future;
+
+/// Runs async test code on this thread, as [`bench::wire`] needs it.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
+    tokio::task::LocalSet::new().block_on(&runtime, future)
+}

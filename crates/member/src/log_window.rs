@@ -1,0 +1,97 @@
+//! How much of the applied log stays in memory.
+//!
+//! Followers that are a little behind are served from it; those far behind get a snapshot. What is
+//! kept is bounded by entries, as upstream's is, and by bytes, as upstream's is not: 5,000 entries
+//! of the largest size would take 7 GiB. After a restart the log comes from the disk, so a cut
+//! here needs no snapshot there.
+
+use std::collections::VecDeque;
+
+use types::Entry;
+
+/// Policy of cutting the log in memory.
+#[derive(Clone, Debug)]
+pub struct LogWindow {
+    catch_up_entries: u64,
+    step_entries: u64,
+    max_bytes: u64,
+    /// Payload bytes of the entries from `first` on.
+    sizes: VecDeque<u32>,
+    first: u64,
+    bytes: u64,
+}
+
+impl LogWindow {
+    /// Keeps `catch_up_entries` applied entries (`--snapshot-catchup-entries`) or `max_bytes` of
+    /// payload, whichever is less, and cuts when at least `step_entries` go at once.
+    pub fn new(catch_up_entries: u64, step_entries: u64, max_bytes: u64) -> Self {
+        Self { catch_up_entries, step_entries, max_bytes, sizes: VecDeque::new(), first: 0, bytes: 0 }
+    }
+
+    /// Takes note of entries appended to the log; a lower index than before overwrites the tail.
+    pub fn appended(&mut self, entries: &[Entry]) {
+        for entry in entries {
+            if self.sizes.is_empty() || entry.index < self.first {
+                self.sizes.clear();
+                self.bytes = 0;
+                self.first = entry.index;
+            }
+            while self.first + self.sizes.len() as u64 > entry.index {
+                self.bytes -= self.sizes.pop_back().map_or(0, u64::from);
+            }
+            let size = u32::try_from(entry.data.len()).unwrap_or(u32::MAX);
+            self.sizes.push_back(size);
+            self.bytes += u64::from(size);
+        }
+    }
+
+    /// The index up to which the log may be forgotten now, if that is worth doing.
+    pub fn cut(&mut self, applied: u64) -> Option<u64> {
+        let last_gone = applied.saturating_sub(self.catch_up_entries);
+        let worth_it = last_gone + 1 >= self.first + self.step_entries;
+        if !worth_it && self.bytes <= self.max_bytes {
+            return None;
+        }
+        let before = self.first;
+        while self.first <= last_gone || (self.bytes > self.max_bytes && self.first <= applied) {
+            let Some(size) = self.sizes.pop_front() else { break };
+            self.bytes -= u64::from(size);
+            self.first += 1;
+        }
+        (self.first > before).then(|| self.first - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(indexes: std::ops::RangeInclusive<u64>, bytes: usize) -> Vec<Entry> {
+        indexes.map(|index| Entry { index, data: vec![0; bytes].into(), ..Entry::default() }).collect()
+    }
+
+    #[test]
+    fn cuts_behind_the_window() {
+        let mut window = LogWindow::new(10, 5, 1 << 20);
+        window.appended(&entries(1..=100, 8));
+        assert_eq!(window.cut(13), None, "three entries are not worth a cut");
+        assert_eq!(window.cut(50), Some(40));
+        assert_eq!(window.cut(50), None);
+    }
+
+    #[test]
+    fn large_entries_are_cut_earlier_but_never_before_they_are_applied() {
+        let mut window = LogWindow::new(1000, 5, 100);
+        window.appended(&entries(1..=10, 50));
+        assert_eq!(window.cut(4), Some(4));
+        assert_eq!(window.cut(10), Some(8));
+    }
+
+    #[test]
+    fn an_overwritten_tail_is_counted_once() {
+        let mut window = LogWindow::new(0, 1, 1 << 20);
+        window.appended(&entries(1..=10, 50));
+        window.appended(&entries(6..=7, 1));
+        assert_eq!((window.bytes, window.sizes.len()), (252, 7));
+    }
+}

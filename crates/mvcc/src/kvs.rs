@@ -1,0 +1,150 @@
+//! Results of reads as bytes.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::{DecodeError, Message};
+use proto::mvccpb::KeyValue;
+
+use crate::record::{self, RecordFields, put_varint, split_delimited, varint_len};
+
+/// Tag of `RangeResponse.kvs` (field 2, length-delimited).
+const KVS_TAG: u8 = 0x12;
+
+/// Encoded `KeyValue` messages in a row, ready to be part of a `RangeResponse`.
+///
+/// ```text
+/// 0x12 | length varint | KeyValue     repeated
+/// ```
+/// So the most frequent answer needs no further step, and others re-tag the messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EncodedKvs {
+    fields: Bytes,
+    len: usize,
+}
+
+impl EncodedKvs {
+    /// Number of messages.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The messages as the repeated field 2, which is what `RangeResponse` wants.
+    pub fn range_response_field(&self) -> &Bytes {
+        &self.fields
+    }
+
+    /// The raw messages.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest: &[u8] = &self.fields;
+        std::iter::from_fn(move || {
+            let (message, behind) = split_delimited(rest.get(1..)?)?;
+            rest = behind;
+            Some(message)
+        })
+    }
+
+    /// The messages, decoded. Keys and values share the memory of the result. Fails if a stored
+    /// record is damaged: records are read without looking into them.
+    pub fn decode(&self) -> Result<Vec<KeyValue>, DecodeError> {
+        self.iter().map(|message| KeyValue::decode(self.fields.slice_ref(message))).collect()
+    }
+
+    /// The key of the last message.
+    pub fn last_key(&self) -> Option<&[u8]> {
+        self.iter().last().map(|message| record::key_of(message).unwrap_or_default())
+    }
+
+    /// Length of what [`EncodedKvs::write_field`] appends.
+    pub fn field_len(&self, number: u32) -> usize {
+        let tag = varint_len(u64::from(number << 3 | 2));
+        self.fields.len() + self.len * tag - self.len
+    }
+
+    /// Appends the messages as repeated field `number`.
+    pub fn write_field(&self, number: u32, out: &mut BytesMut) {
+        if number << 3 | 2 == u32::from(KVS_TAG) {
+            return out.put_slice(&self.fields);
+        }
+        out.reserve(self.field_len(number));
+        self.iter().for_each(|message| record::put_bytes_field(out, number, message));
+    }
+}
+
+/// Collects messages.
+#[derive(Debug, Default)]
+pub(crate) struct KvsBuilder {
+    fields: BytesMut,
+    len: usize,
+    /// Messages that will come, for one good guess of the size.
+    expected: usize,
+}
+
+/// Largest memory reserved on a guess.
+const MAX_RESERVE: usize = 64 << 20;
+
+impl KvsBuilder {
+    pub(crate) fn new(expected: usize) -> Self {
+        Self { expected, ..Self::default() }
+    }
+
+    /// Adds a stored record as it is.
+    pub(crate) fn push_record(&mut self, message: &[u8]) {
+        self.begin(message.len());
+        self.fields.put_slice(message);
+    }
+
+    /// Adds a message made of fields.
+    pub(crate) fn push_fields(&mut self, fields: &RecordFields<'_>) {
+        self.begin(record::encoded_len(fields));
+        record::write(&mut self.fields, fields);
+    }
+
+    fn begin(&mut self, message_len: usize) {
+        if self.len == 0 {
+            let one = message_len + 1 + varint_len(message_len as u64);
+            self.fields.reserve((one * self.expected.max(1)).min(MAX_RESERVE.max(one)));
+        }
+        self.len += 1;
+        self.fields.put_u8(KVS_TAG);
+        put_varint(&mut self.fields, message_len as u64);
+    }
+
+    pub(crate) fn finish(self) -> EncodedKvs {
+        EncodedKvs { fields: self.fields.freeze(), len: self.len }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::etcdserverpb::{DeleteRangeResponse, RangeResponse};
+
+    #[test]
+    fn fields_are_those_of_responses() {
+        let kvs: Vec<KeyValue> = (0..300)
+            .map(|number: usize| KeyValue {
+                key: vec![b'k'; number].into(),
+                value: "v".into(),
+                mod_revision: number as i64,
+                ..KeyValue::default()
+            })
+            .collect();
+        let mut builder = KvsBuilder::new(kvs.len());
+        kvs.iter().for_each(|kv| builder.push_record(&kv.encode_to_vec()));
+        let encoded = builder.finish();
+        assert_eq!(encoded.decode().unwrap(), kvs);
+        assert_eq!(encoded.last_key().unwrap(), &kvs[299].key);
+        let response = RangeResponse { kvs: kvs.clone(), ..RangeResponse::default() };
+        assert_eq!(encoded.range_response_field(), &response.encode_to_vec());
+        let response = DeleteRangeResponse { prev_kvs: kvs, ..DeleteRangeResponse::default() };
+        let mut out = BytesMut::new();
+        encoded.write_field(3, &mut out);
+        assert_eq!(out, response.encode_to_vec());
+        assert_eq!(out.len(), encoded.field_len(3));
+        assert_eq!(EncodedKvs::default().iter().count(), 0);
+    }
+}

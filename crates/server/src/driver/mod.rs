@@ -1,0 +1,55 @@
+//! The threads around the member: who runs what, and the queues between them.
+//!
+//! ```text
+//!  workers (lanes) ──Input──▶ raft thread ──Persist──▶ log thread ──Persisted──▶ raft thread
+//!     ▲                          │  owns member::Member        owns wal::Wal
+//!     │                          └──Apply──▶ apply thread ──Applied──▶ raft thread
+//!     └──── answers, by lane ────────────────┤  owns apply::Applier
+//!                                            ├──events──▶ watch thread
+//!                                            └──pending?──▶ backend thread ──▶ bolt
+//! ```
+//!
+//! Rules: the raft thread waits for nobody; apply never waits for the backend's disk except when
+//! that is far behind ([`store`]); a failed write or sync anywhere ends the process, because
+//! nothing is known about the disk afterwards.
+//!
+//! The queues between these threads are unbounded, so that no two of them can wait for each other.
+//! What flows through them is bounded where it enters: a lane admits a request only while the gap
+//! between commit and apply, and the bytes it has under way, are below their limits
+//! ([`crate::lanes`]).
+
+pub mod apply_thread;
+pub mod log_thread;
+pub mod raft_thread;
+pub mod store_threads;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::lanes::Proposal;
+
+/// What reaches the raft thread.
+#[derive(Debug)]
+pub enum Input {
+    /// Proposals of one lane's turn.
+    Propose(Vec<Proposal>),
+    /// An encoded conf change.
+    ProposeConfChange(Bytes),
+    /// A message of a peer.
+    Message(Box<proto::raftpb::Message>),
+    /// The log thread wrote and synced up to this number.
+    Persisted(u64),
+    /// The apply thread applied up to this index.
+    Applied(u64),
+    /// The apply thread decided about a conf change.
+    ConfChangeApplied(proto::raftpb::ConfChange),
+    /// Campaign now.
+    Campaign,
+    /// Stop after handing out what is ready.
+    Stop,
+}
+
+/// The queue to the raft thread.
+pub fn input_queue() -> (Sender<Input>, Receiver<Input>) {
+    crossbeam_channel::unbounded()
+}

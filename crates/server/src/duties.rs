@@ -1,0 +1,279 @@
+//! What a member has to do of its own accord: publish its attributes, settle the cluster version,
+//! raise the storage version, let leases expire, raise alarms.
+//!
+//! Runs as tasks on the first worker, because each duty is a proposal that waits for its answer.
+//! What each duty decides is a plain function or a state machine of the layers below; this file
+//! only says when.
+//!
+//! **Source**: etcd `server/etcdserver/server.go`: the monitors and `revokeExpiredLeases`.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use apply::Reply;
+use proto::{etcdserverpb as pb, membershippb};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::{MissedTickBehavior, interval};
+use types::{LeaseId, MemberId, Version};
+
+use crate::lanes::Answer;
+use crate::log;
+use crate::node::Node;
+
+/// How often the primary looks for expired leases and due checkpoints.
+const LEASE_INTERVAL: Duration = Duration::from_millis(500);
+/// Lease revocations under way at once.
+const REVOKES_IN_FLIGHT: usize = 16;
+/// How often the versions of the cluster are compared.
+const VERSION_INTERVAL: Duration = Duration::from_secs(4);
+
+/// Something the apply thread wants done.
+#[derive(Debug)]
+pub enum Duty {
+    /// The quota was passed: raise the alarm, then give this answer.
+    RaiseNoSpace {
+        /// The answer that waits for the alarm.
+        answer: Option<Answer>,
+    },
+    /// The cluster version is set.
+    ClusterVersionSet {
+        /// The version before.
+        previous: Option<Version>,
+        /// The version now.
+        current: Version,
+    },
+    /// A member published its name and client URLs.
+    AttributesPublished {
+        /// That member.
+        member: MemberId,
+    },
+    /// This member leads and has applied all earlier terms.
+    BecameLeader,
+}
+
+/// Serves the duties until the process ends.
+pub async fn run(node: Node, mut duties: UnboundedReceiver<Duty>, published: tokio::sync::watch::Sender<bool>) {
+    let node = Rc::new(node);
+    tokio::task::spawn_local(expire_leases(node.clone()));
+    tokio::task::spawn_local(publish(node.clone(), published.subscribe()));
+    let mut version_check = interval(VERSION_INTERVAL);
+    version_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let duty = tokio::select! {
+            duty = duties.recv() => match duty {
+                Some(duty) => duty,
+                None => return,
+            },
+            _ = version_check.tick() => {
+                settle_cluster_version(&node).await;
+                raise_storage_version(&node);
+                continue;
+            }
+        };
+        match duty {
+            Duty::BecameLeader => settle_cluster_version(&node).await,
+            Duty::ClusterVersionSet { previous, current } => {
+                log_cluster_version(&node, previous, current);
+                raise_storage_version(&node);
+            }
+            Duty::AttributesPublished { member } => {
+                if member == node.id() {
+                    published.send_replace(true);
+                }
+            }
+            Duty::RaiseNoSpace { answer } => {
+                tokio::task::spawn_local(raise_no_space(node.clone(), answer));
+            }
+        }
+    }
+}
+
+/// Proposes the own name and client URLs until they are applied.
+async fn publish(node: Rc<Node>, mut published: tokio::sync::watch::Receiver<bool>) {
+    let attributes = node.attributes();
+    let (name, client_urls) = (attributes.name.clone(), attributes.client_urls.clone());
+    let request = pb::InternalRaftRequest {
+        cluster_member_attr_set: Some(membershippb::ClusterMemberAttrSetRequest {
+            member_id: node.id().0,
+            member_attributes: Some(membershippb::Attributes { name, client_urls }),
+        }),
+        ..Default::default()
+    };
+    while !*published.borrow_and_update() {
+        match node.propose_internal(request.clone()).await {
+            Ok(_) => {
+                log::info!(
+                    "published local member to cluster through raft",
+                    "local-member-id" => node.id(),
+                    "local-member-attributes" => format!(
+                        "{{Name:{} ClientURLs:[{}]}}", attributes.name, attributes.client_urls.join(" ")
+                    ),
+                    "cluster-id" => node.cluster_id(),
+                    "publish-timeout" => node.request_timeout()
+                );
+                // The apply thread's word counts: it may come before or after the answer.
+                if published.wait_for(|done| *done).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => log::warn!(
+                "failed to publish local member to cluster through raft",
+                "local-member-id" => node.id(),
+                "publish-timeout" => node.request_timeout(),
+                "error" => error.to_string()
+            ),
+        }
+    }
+}
+
+/// The leader raises the cluster version to what all members support.
+async fn settle_cluster_version(node: &Rc<Node>) {
+    if !node.progress().leads_and_caught_up.load(std::sync::atomic::Ordering::Acquire) {
+        return;
+    }
+    let target = node.compat().cluster_version();
+    let current = node.shared().cluster().version();
+    if current.is_some_and(|current| current >= target) {
+        return;
+    }
+    match current {
+        None => log::info!(
+            "setting up initial cluster version using v3 API",
+            "cluster-version" => format!("{}.{}", target.major, target.minor)
+        ),
+        Some(current) => log::info!(
+            "updating cluster version using v3 API",
+            "from" => format!("{}.{}", current.major, current.minor),
+            "to" => format!("{}.{}", target.major, target.minor)
+        ),
+    }
+    let request = pb::InternalRaftRequest {
+        cluster_version_set: Some(membershippb::ClusterVersionSetRequest { ver: target.to_string() }),
+        ..Default::default()
+    };
+    if let Err(error) = node.propose_internal(request).await {
+        log::warn!("failed to update cluster version", "error" => error.to_string());
+    }
+}
+
+fn log_cluster_version(node: &Node, previous: Option<Version>, current: Version) {
+    let (cluster, member) = (node.cluster_id(), node.id());
+    let text = format!("{}.{}", current.major, current.minor);
+    match previous {
+        None => log::info!(
+            "set initial cluster version",
+            "cluster-id" => cluster, "local-member-id" => member, "cluster-version" => text
+        ),
+        Some(previous) => log::info!(
+            "updated cluster version",
+            "cluster-id" => cluster,
+            "local-member-id" => member,
+            "from" => format!("{}.{}", previous.major, previous.minor),
+            "to" => text
+        ),
+    }
+    log::info!("enabled capabilities for version", "cluster-version" => format!("{}.{}", current.major, current.minor));
+    log::info!("cluster version is updated", "cluster-version" => format!("{}.{}", current.major, current.minor));
+}
+
+/// Moves the storage version to the cluster version, as far as the claimed release knows one.
+fn raise_storage_version(node: &Node) {
+    let (Some(cluster), Some(own)) =
+        (node.shared().cluster().version(), node.compat().storage_version())
+    else {
+        return;
+    };
+    let target = cluster.min(own);
+    let current = backend::schema::detect_version(&node.backend().view());
+    if current.as_ref().is_ok_and(|current| *current >= target) {
+        return;
+    }
+    log::info!("cluster version differs from storage version.",
+        "cluster-version" => target.to_string(),
+        "storage-version" => current.map(|version| version.to_string()).unwrap_or_default());
+    // The commit blocks: not on a worker.
+    let (backend, compat) = (node.backend().clone(), node.compat());
+    tokio::task::spawn_blocking(move || match backend.migrate(target, compat, None) {
+        Ok(false) => {}
+        Ok(true) => log::info!("updated storage version", "new-storage-version" => target.to_string()),
+        // Undecided yet: the first entry of a term settles it.
+        Err(backend::schema::VersionError::MissingTerm) => {}
+        Err(error) => log::error!("failed to update storage version", "error" => error.to_string()),
+    });
+}
+
+/// Raises NOSPACE for this member, then gives the answer that waited.
+async fn raise_no_space(node: Rc<Node>, answer: Option<Answer>) {
+    if !node.shared().alarms().is_active(pb::AlarmType::Nospace) {
+        log::warn!("message exceeded backend quota; raising alarm",
+            "quota-size-bytes" => node.quota().reported_bytes());
+        let alarm = pb::AlarmRequest {
+            action: pb::alarm_request::AlarmAction::Activate as i32,
+            member_id: node.id().0,
+            alarm: pb::AlarmType::Nospace as i32,
+        };
+        let request = pb::InternalRaftRequest { alarm: Some(alarm), ..Default::default() };
+        if let Err(error) = node.propose_internal(request).await {
+            log::warn!("failed to raise the NOSPACE alarm", "error" => error.to_string());
+        }
+    }
+    if let Some(answer) = answer {
+        node.lanes().answer(answer);
+    }
+}
+
+/// Revokes leases that are over, while this member is primary.
+async fn expire_leases(node: Rc<Node>) {
+    let mut tick = interval(LEASE_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let slots = Arc::new(tokio::sync::Semaphore::new(REVOKES_IN_FLIGHT));
+    loop {
+        tick.tick().await;
+        let now = node.clock().now();
+        let (expired, checkpoints) = {
+            let mut lessor = node.shared().lessor.lock();
+            if !lessor.is_primary() {
+                continue;
+            }
+            (lessor.expired(now, lease::REVOKES_PER_ROUND), lessor.due_checkpoints(now, 1000))
+        };
+        for id in expired {
+            let Ok(slot) = slots.clone().acquire_owned().await else { return };
+            let node = node.clone();
+            tokio::task::spawn_local(async move {
+                revoke(&node, id).await;
+                drop(slot);
+            });
+        }
+        if !checkpoints.is_empty() {
+            let checkpoint = |(id, remaining): (LeaseId, i64)| pb::LeaseCheckpoint {
+                id: id.0,
+                remaining_ttl: remaining,
+            };
+            let checkpoints = checkpoints.into_iter().map(checkpoint).collect();
+            let request = pb::InternalRaftRequest {
+                lease_checkpoint: Some(pb::LeaseCheckpointRequest { checkpoints }),
+                ..Default::default()
+            };
+            if let Err(error) = node.propose_internal(request).await {
+                log::warn!("failed to checkpoint leases", "error" => error.to_string());
+            }
+        }
+    }
+}
+
+async fn revoke(node: &Node, id: LeaseId) {
+    let request = pb::InternalRaftRequest {
+        lease_revoke: Some(pb::LeaseRevokeRequest { id: id.0 }),
+        ..Default::default()
+    };
+    match node.propose_internal(request).await {
+        Ok(Reply::LeaseRevoke(_)) => node.metrics().lease_expired(),
+        // Gone already, or refused for a moment: it is handed out again if it still exists.
+        Ok(_) => {}
+        Err(error) => log::warn!(
+            "failed to revoke lease", "lease-id" => id.to_string(), "error" => error.to_string()
+        ),
+    }
+}

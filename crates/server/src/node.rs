@@ -1,0 +1,251 @@
+//! The handle to a running member: what services and duties call.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Acquire;
+use std::time::Duration;
+
+use apply::{ApplyError, Quota, Reply, Shared};
+use backend::Backend;
+use env::Clock;
+use membership::Attributes;
+use mvcc::Store;
+use mvcc::watch::Hub;
+use prost::Message;
+use proto::etcdserverpb as pb;
+use thiserror::Error;
+use tokio::sync::watch;
+use types::{ClusterId, CompatVersion, MemberId};
+
+use crate::lanes::{self, Lanes, Unanswered};
+use crate::metrics::Metrics;
+use crate::progress::Progress;
+
+/// Committed entries that may wait for being applied before writes are refused.
+const MAX_COMMIT_APPLY_GAP: u64 = 5000;
+
+/// A running member. Clones share it.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+/// What a [`Node`] is made of.
+pub struct Inner {
+    /// Id of the member.
+    pub id: MemberId,
+    /// Id of the cluster.
+    pub cluster_id: ClusterId,
+    /// The release that the member stands in for.
+    pub compat: CompatVersion,
+    /// Space quota.
+    pub quota: Quota,
+    /// Largest encoded request in bytes.
+    pub max_request_bytes: usize,
+    /// How long a request may take.
+    pub request_timeout: Duration,
+    /// What the member publishes about itself.
+    pub attributes: Attributes,
+    /// The key-value store.
+    pub store: Arc<Store>,
+    /// The backend.
+    pub backend: Backend,
+    /// State beside the key space.
+    pub shared: Arc<Shared>,
+    /// The watch hub.
+    pub hub: Hub,
+    /// Ports of answers.
+    pub lanes: Arc<Lanes>,
+    /// Shared numbers.
+    pub progress: Arc<Progress>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Revision of the last compaction whose physical part is done.
+    pub compacted: watch::Receiver<i64>,
+    /// What the services need to know.
+    pub api: api::member::Config,
+    /// Raised when the member stops.
+    pub stopping: watch::Sender<bool>,
+}
+
+/// Why a request failed.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Error {
+    /// The member is overloaded.
+    #[error("too many requests")]
+    TooManyRequests,
+    /// The encoded request is larger than allowed.
+    #[error("request is too large")]
+    TooLarge,
+    /// No answer in time.
+    #[error("request timed out")]
+    Timeout,
+    /// There is no leader to take the request.
+    #[error("no leader")]
+    NoLeader,
+    /// The member stops.
+    #[error("server stopped")]
+    Stopped,
+    /// The state machine refused it.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// Disk trouble while waiting for the physical part.
+    #[error("{0}")]
+    Backend(String),
+}
+
+impl From<Unanswered> for Error {
+    fn from(reason: Unanswered) -> Self {
+        match reason {
+            Unanswered::TooManyRequests => Self::TooManyRequests,
+            Unanswered::Timeout => Self::Timeout,
+            Unanswered::Stopped => Self::Stopped,
+        }
+    }
+}
+
+impl Node {
+    /// A handle to these parts.
+    pub fn new(inner: Inner) -> Self {
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The parts.
+    pub fn parts(&self) -> &Inner {
+        &self.inner
+    }
+
+    /// Proposes a client's request and waits until it is applied. The header is filled in here.
+    ///
+    /// Call it on a worker thread: the answer comes back through the thread's lane.
+    pub async fn propose(&self, request: pb::InternalRaftRequest) -> Result<Reply, Error> {
+        let progress = &self.inner.progress;
+        let gap = progress.commit.load(Acquire).saturating_sub(progress.applied.load(Acquire));
+        if gap > MAX_COMMIT_APPLY_GAP {
+            return Err(Error::TooManyRequests);
+        }
+        self.propose_internal(request).await
+    }
+
+    /// Proposes a request of the member itself, which is never refused for load.
+    pub async fn propose_internal(&self, mut request: pb::InternalRaftRequest) -> Result<Reply, Error> {
+        let id = lanes::next_id();
+        request.header = Some(pb::RequestHeader { id: id.0, ..Default::default() });
+        let length = request.encoded_len();
+        if length > self.inner.max_request_bytes {
+            return Err(Error::TooLarge);
+        }
+        let mut payload = Vec::with_capacity(length);
+        request.encode_raw(&mut payload);
+        drop(request);
+        self.inner.metrics.proposal_pending(1);
+        let result = lanes::propose(id, payload.into(), self.inner.request_timeout).await;
+        self.inner.metrics.proposal_pending(-1);
+        match result {
+            Ok(answer) => Ok(answer.result?),
+            Err(reason) => {
+                self.inner.metrics.proposal_failed();
+                let no_leader = reason == Unanswered::Timeout && self.inner.progress.leader().0 == 0;
+                Err(if no_leader { Error::NoLeader } else { reason.into() })
+            }
+        }
+    }
+
+    /// Waits for a point after which a read sees every write that was acknowledged before the
+    /// call.
+    ///
+    /// With a single voter that is at once while it leads: an acknowledged write is applied
+    /// already, since the answer leaves after the apply.
+    pub async fn read_index(&self) -> Result<(), Error> {
+        if self.inner.progress.leads_and_caught_up.load(Acquire) {
+            return Ok(());
+        }
+        let mut ready = self.inner.progress.ready();
+        match tokio::time::timeout(self.inner.request_timeout, ready.wait_for(|ready| *ready)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(Error::Stopped),
+            Err(_) => {
+                self.inner.metrics.read_index_failed();
+                Err(Error::Timeout)
+            }
+        }
+    }
+
+    /// Waits until the physical part of a compaction is done and on disk.
+    pub async fn compaction_done(&self, revision: i64) -> Result<(), Error> {
+        let mut compacted = self.inner.compacted.clone();
+        compacted.wait_for(|done| *done >= revision).await.map_err(|_| Error::Stopped)?;
+        let backend = self.inner.backend.clone();
+        match tokio::task::spawn_blocking(move || backend.commit()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(Error::Backend(error.to_string())),
+            Err(_) => Err(Error::Stopped),
+        }
+    }
+
+    /// Says that the member is about to stop: streams end, new requests are refused.
+    pub fn begin_stop(&self) {
+        self.inner.stopping.send_replace(true);
+    }
+
+    /// Id of the member.
+    pub fn id(&self) -> MemberId {
+        self.inner.id
+    }
+
+    /// Id of the cluster.
+    pub fn cluster_id(&self) -> ClusterId {
+        self.inner.cluster_id
+    }
+
+    /// The release that the member stands in for.
+    pub fn compat(&self) -> CompatVersion {
+        self.inner.compat
+    }
+
+    /// How long a request may take.
+    pub fn request_timeout(&self) -> Duration {
+        self.inner.request_timeout
+    }
+
+    /// What the member publishes about itself.
+    pub fn attributes(&self) -> &Attributes {
+        &self.inner.attributes
+    }
+
+    /// State beside the key space.
+    pub fn shared(&self) -> &Shared {
+        &self.inner.shared
+    }
+
+    /// The backend.
+    pub fn backend(&self) -> &Backend {
+        &self.inner.backend
+    }
+
+    /// Shared numbers.
+    pub fn progress(&self) -> &Progress {
+        &self.inner.progress
+    }
+
+    /// Counters.
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
+    }
+
+    /// Time.
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.inner.clock
+    }
+
+    /// Space quota.
+    pub fn quota(&self) -> Quota {
+        self.inner.quota
+    }
+
+    /// Ports of answers.
+    pub fn lanes(&self) -> &Lanes {
+        &self.inner.lanes
+    }
+}

@@ -1,0 +1,271 @@
+//! From a configuration to a serving member, and its orderly end.
+//!
+//! **Source**: etcd `server/embed/etcd.go`, `server/etcdmain/etcd.go`.
+
+use std::net::ToSocketAddrs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::grpc::{Listener, Options as ListenOptions, Protocols};
+use api::http::{AccessControl, Allowed, HttpSide};
+use api::services::EtcdService;
+use apply::Quota;
+use env::Random;
+use env::real::{OsRandom, RealClock, RealDisk};
+
+use crate::config::Config;
+
+use crate::config::gates::Gate;
+use crate::config::url::Url;
+use crate::log;
+use crate::node::Node;
+use crate::start::{self, Running, StartError};
+use crate::bootstrap;
+
+/// Descriptors that are not for client connections.
+const RESERVED_DESCRIPTORS: u64 = 150;
+/// Time between two checkpoints of a long lease.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5 * 60);
+
+/// Why a member does not start or ends by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It could not be started.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// An address could not be bound.
+    #[error("listen tcp {address}: {source}")]
+    Listen {
+        /// What was to be bound.
+        address: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Too few descriptors.
+    #[error("file descriptor limit of etcd process is too low; please set higher (limit {limit}, recommended {RESERVED_DESCRIPTORS} and one for each client)")]
+    Descriptors {
+        /// The limit.
+        limit: u64,
+    },
+    /// The member had to stop.
+    #[error("{0}")]
+    Fatal(String),
+}
+
+/// A member that serves clients.
+pub struct Serving {
+    config: Config,
+    running: Running,
+    listeners: Vec<api::grpc::Serving>,
+    runtime: tokio::runtime::Runtime,
+}
+
+/// Starts a member and returns when it serves clients. `ended` hears why, if it has to stop by
+/// itself later; the disk is as the reason left it, and [`Serving::stop`] does not help any more.
+///
+/// # Errors
+/// It did not start, or had to stop before it served.
+pub fn start(config: &Config, ended: impl FnOnce(String) + Send + 'static) -> Result<Serving, RunError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| RunError::Start(StartError::Thread(source)))?;
+    let listeners = Listeners::bind(config)?;
+    let running = start::start(Arc::new(RealDisk), Arc::new(RealClock::default()), &options(config))?;
+    let mut published = running.published.clone();
+    let failed = runtime.block_on(async {
+        tokio::select! {
+            // The sender lives as long as the member.
+            _ = published.wait_for(|published| *published) => None,
+            reason = running.fatal.stopped() => Some(reason),
+        }
+    });
+    if let Some(reason) = failed {
+        return Err(RunError::Fatal(reason));
+    }
+    let listeners = listeners.serve(config, &running).map_err(StartError::Thread)?;
+    let fatal = running.fatal.clone();
+    running.workers.spawn_on(0, move || async move { ended(fatal.stopped().await) });
+    Ok(Serving { config: config.clone(), running, listeners, runtime })
+}
+
+impl Serving {
+    /// Stops the member in order: requests, then everything that writes. What was acknowledged is
+    /// on disk when this returns.
+    pub fn stop(self) {
+        let Self { config, running, listeners, runtime } = self;
+        log::info!("closing etcd server", "name" => &config.name, "data-dir" => &config.data_dir);
+        running.node.begin_stop();
+        let patience = config.request_timeout();
+        let stops = listeners.iter().map(|listener| listener.shutdown(patience));
+        runtime.block_on(futures_util::future::join_all(stops));
+        log::info!("skipped leadership transfer for single voting member cluster",
+            "local-member-id" => running.node.id(),
+            "current-leader-member-id" => running.node.progress().leader());
+        running.stop();
+        log::info!("closed etcd server", "name" => &config.name, "data-dir" => &config.data_dir);
+    }
+}
+
+/// The bound addresses of a member.
+struct Listeners {
+    client: Vec<(Url, Listener)>,
+    http: Vec<(Url, Listener)>,
+    metrics: Vec<(Url, Listener)>,
+    /// Bound so that nobody else takes it; one member has no peers to serve.
+    _peer: Vec<(Url, Listener)>,
+}
+
+impl Listeners {
+    fn bind(config: &Config) -> Result<Self, RunError> {
+        log::info!("configuring peer listeners", "listen-peer-urls" => &config.listen_peer_urls);
+        let peer = bind_all(&config.listen_peer_urls, config)?;
+        log::info!("configuring client listeners", "listen-client-urls" => &config.listen_client_urls);
+        Ok(Self {
+            client: bind_all(&config.listen_client_urls, config)?,
+            http: bind_all(&config.listen_client_http_urls, config)?,
+            metrics: bind_all(&config.listen_metrics_urls, config)?,
+            _peer: peer,
+        })
+    }
+
+    fn serve(self, config: &Config, running: &Running) -> std::io::Result<Vec<api::grpc::Serving>> {
+        let split = !self.http.is_empty();
+        let access = || AccessControl {
+            hosts: Allowed::from_list(config.host_whitelist.clone()),
+            origins: Allowed::from_list(config.cors.clone()),
+            secure: false,
+        };
+        let member = Arc::new(running.node.clone());
+        let counters = api::grpc::Metrics::new(EtcdService::<Node>::methods());
+        let side = |metrics_and_health_only: bool| {
+            let (node, calls) = (running.node.clone(), counters.clone());
+            let metrics = Box::new(move || crate::scrape::metrics(&node, &calls));
+            let node = running.node.clone();
+            let debug_vars = Box::new(move || crate::scrape::debug_vars(&node));
+            let mut side = HttpSide::new(metrics, debug_vars);
+            side.access = access();
+            side.metrics_and_health_only = metrics_and_health_only;
+            Arc::new(side)
+        };
+        let mut serving = Vec::new();
+        let mut start = |listeners: Vec<(Url, Listener)>, protocols, only, traffic: &str| {
+            let http = side(only);
+            for (url, listener) in listeners {
+                let options = listen_options(config, protocols);
+                let service = EtcdService::new(member.clone(), http.clone());
+                let shared = counters.clone();
+                serving.push(api::grpc::serve_counted(&running.workers, listener, options, service, shared)?);
+                if !traffic.is_empty() {
+                    log::info!("ready to serve client requests");
+                    log::info!(
+                        "serving client traffic insecurely; this is strongly discouraged!",
+                        "traffic" => traffic,
+                        "address" => url.host()
+                    );
+                }
+            }
+            Ok::<(), std::io::Error>(())
+        };
+        let (protocols, traffic) = if split { (Protocols::Grpc, "grpc") } else { (Protocols::Both, "grpc+http") };
+        start(self.client, protocols, false, traffic)?;
+        start(self.http, Protocols::Http, false, "http")?;
+        start(self.metrics, Protocols::Http, true, "")?;
+        log::info!("grpc service status changed", "service" => "", "status" => "SERVING");
+        Ok(serving)
+    }
+}
+
+fn listen_options(config: &Config, protocols: Protocols) -> ListenOptions {
+    let limit = descriptor_limit().saturating_sub(RESERVED_DESCRIPTORS);
+    ListenOptions {
+        max_receive_bytes: usize::try_from(config.max_request_bytes).unwrap_or(usize::MAX / 2) + 512 * 1024,
+        max_concurrent_streams: config.max_concurrent_streams,
+        max_connections: usize::try_from(limit).unwrap_or(usize::MAX),
+        keepalive_interval: config.grpc_keepalive_interval.to_std(),
+        keepalive_timeout: config.grpc_keepalive_timeout.to_std(),
+        protocols,
+    }
+}
+
+
+fn descriptor_limit() -> u64 {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+fn bind_all(urls: &[Url], config: &Config) -> Result<Vec<(Url, Listener)>, RunError> {
+    let limit = descriptor_limit();
+    if limit <= RESERVED_DESCRIPTORS {
+        return Err(RunError::Descriptors { limit });
+    }
+    let bind = |url: &Url| {
+        bind(url, config)
+            .map(|listener| (url.clone(), listener))
+            .map_err(|source| RunError::Listen { address: url.host().to_owned(), source })
+    };
+    urls.iter().map(bind).collect()
+}
+
+fn bind(url: &Url, config: &Config) -> std::io::Result<Listener> {
+    if url.is_unix() {
+        // unix:///abs/path has its path behind the host; unix://name:port is a file of that name.
+        let path = format!("{}{}", url.host(), url.path());
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        return std::os::unix::net::UnixListener::bind(path).map(Listener::Unix);
+    }
+    let address = url
+        .host()
+        .to_socket_addrs()?
+        .next()
+        .ok_or_else(|| std::io::Error::other("the host has no address"))?;
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    // Go sets it on every listener; the flag only adds it to what Go does by itself.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(config.socket_reuse_port)?;
+    socket.bind(&address.into())?;
+    socket.listen(4096)?;
+    Ok(Listener::Tcp(socket.into()))
+}
+
+/// What the flags mean for the member.
+fn options(config: &Config) -> start::Options {
+    let texts = |urls: &[Url]| urls.iter().map(|url| url.as_str().to_owned()).collect::<Vec<_>>();
+    let checkpoints = config.feature_gates.enabled(Gate::LeaseCheckpoint);
+    start::Options {
+        bootstrap: bootstrap::Options {
+            name: config.name.clone(),
+            data_dir: PathBuf::from(&config.data_dir),
+            wal_dir: Some(PathBuf::from(&config.wal_dir)).filter(|_| !config.wal_dir.is_empty()),
+            initial_cluster: config.initial_cluster.clone(),
+            initial_cluster_token: config.initial_cluster_token.clone(),
+            advertise_peer_urls: texts(&config.advertise_peer_urls),
+            compat: config.compat_version,
+            quota: Quota::from_flag(config.quota_backend_bytes),
+            heartbeat: Duration::from_millis(config.heartbeat_interval_millis),
+            election_ticks: u32::try_from(config.election_ticks()).unwrap_or(u32::MAX),
+            pre_vote: config.pre_vote,
+            catch_up_entries: config.snapshot_catchup_entries(),
+            max_learners: usize::try_from(config.max_learners).unwrap_or_default(),
+            backend_batch_limit: config.batch_limit(),
+            compaction_batch_limit: config.compaction_batch(),
+            checkpoint_interval: checkpoints.then_some(CHECKPOINT_INTERVAL),
+            no_sync: config.unsafe_no_fsync,
+            seed: OsRandom.next_u64(),
+        },
+        join_existing: !config.is_new_cluster(),
+        advertise_client_urls: texts(&config.advertise_client_urls),
+        workers: 0,
+        max_request_bytes: usize::try_from(config.max_request_bytes).unwrap_or(usize::MAX),
+        max_txn_ops: usize::try_from(config.max_txn_ops).unwrap_or(usize::MAX),
+        backend_batch_interval: config.batch_interval(),
+        compaction_pause: config.compaction_pause(),
+        snapshot_count: config.snapshot_count(),
+        max_wals: usize::try_from(config.max_wals).unwrap_or_default(),
+        max_snapshots: usize::try_from(config.max_snapshots).unwrap_or_default(),
+        watch_progress_interval: config.progress_interval(),
+    }
+}

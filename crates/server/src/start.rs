@@ -1,0 +1,412 @@
+//! Puts the parts of a member on their threads, and takes them down in order.
+//!
+//! Start: bootstrap, worker pool, log, backend, compaction, snapshot, watch, apply and raft threads,
+//! then the duties. The member serves clients when it has published itself.
+//! Stop: no more requests (the caller's part), then raft, apply, log, compaction, snapshots, the
+//! backend with a last commit, watch.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use api::grpc::Workers;
+use crossbeam_channel::Sender;
+use env::{Clock, Disk};
+use membership::Attributes;
+use mvcc::watch::Hub;
+use tokio::sync::watch;
+use types::Snapshot;
+
+use crate::bootstrap::{self, Parts};
+use crate::driver::apply_thread::{ApplyThread, ApplyWork};
+use crate::driver::log_thread::{LogThread, LogWork};
+use crate::driver::raft_thread::RaftThread;
+use crate::driver::store_threads::{BackendSignal, CompactionThread, CompactionWork, run_snapshots};
+use crate::driver::{self, Input};
+use crate::fatal::Fatal;
+use crate::lanes::{self, Answers, LANE_COUNT, Lanes};
+use crate::log;
+use crate::metrics::Metrics;
+use crate::node::{Inner, Node};
+use crate::progress::Progress;
+use crate::duties;
+
+/// How often old files are looked for.
+const PURGE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How to run a member.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What it is made from.
+    pub bootstrap: bootstrap::Options,
+    /// `--initial-cluster-state existing`.
+    pub join_existing: bool,
+    /// `--advertise-client-urls`.
+    pub advertise_client_urls: Vec<String>,
+    /// Worker threads; 0 = one per core.
+    pub workers: usize,
+    /// Largest encoded request in bytes.
+    pub max_request_bytes: usize,
+    /// `--max-txn-ops`.
+    pub max_txn_ops: usize,
+    /// Longest time before a backend batch is committed.
+    pub backend_batch_interval: Duration,
+    /// Pause between two compaction batches.
+    pub compaction_pause: Duration,
+    /// Applied entries between two disk snapshots.
+    pub snapshot_count: u64,
+    /// Log files kept; 0 = all.
+    pub max_wals: usize,
+    /// Snapshot files kept; 0 = all.
+    pub max_snapshots: usize,
+    /// Time between progress notifications of idle watchers.
+    pub watch_progress_interval: Duration,
+}
+
+/// A running member.
+pub struct Running {
+    /// The handle to it.
+    pub node: Node,
+    /// Its worker threads.
+    pub workers: Arc<Workers>,
+    /// Where its end is reported.
+    pub fatal: Fatal,
+    /// Raised when the member has published itself and can serve clients.
+    pub published: watch::Receiver<bool>,
+    stop: Stop,
+}
+
+/// What stopping needs.
+struct Stop {
+    to_raft: Sender<Input>,
+    to_apply: Sender<ApplyWork>,
+    to_log: Sender<LogWork>,
+    compaction_stop: Sender<()>,
+    backend: BackendSignal,
+    hub: Hub,
+    purge_stop: Sender<()>,
+    raft: JoinHandle<()>,
+    apply: JoinHandle<()>,
+    log: JoinHandle<()>,
+    compaction: JoinHandle<()>,
+    snapshots: JoinHandle<()>,
+    backend_thread: JoinHandle<()>,
+    watch: JoinHandle<()>,
+    purge: JoinHandle<()>,
+    preparer: JoinHandle<()>,
+}
+
+/// Why a member did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its directory or its cluster.
+    #[error(transparent)]
+    Bootstrap(#[from] bootstrap::Error),
+    /// Threads.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Starts a member. Returns when its threads run; see [`Running::published`].
+///
+/// # Errors
+/// Everything that keeps it from starting.
+pub fn start(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Result<Running, StartError> {
+    let lock_wait = Arc::new(|| {
+        log::info!("db file is flocked by another process, or taking too long");
+    });
+    let parts = bootstrap::bootstrap(disk.clone(), &*clock, &options.bootstrap, options.join_existing, lock_wait)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let count = if options.workers == 0 { cores } else { options.workers };
+    // One lane stays free of clients for the member's own proposals if there are many cores.
+    let workers = Arc::new(Workers::start(count.min(usize::from(LANE_COUNT)), "worker")?);
+    Ok(Assembly::new(disk, clock, options, parts, workers).run()?)
+}
+
+struct Assembly<'a> {
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+    options: &'a Options,
+    parts: Parts,
+    workers: Arc<Workers>,
+    fatal: Fatal,
+    metrics: Arc<Metrics>,
+    progress: Arc<Progress>,
+    lanes: Arc<Lanes>,
+}
+
+impl<'a> Assembly<'a> {
+    fn new(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        options: &'a Options,
+        parts: Parts,
+        workers: Arc<Workers>,
+    ) -> Self {
+        let started_ms = u64::try_from(clock.unix().as_millis()).unwrap_or_default();
+        let lanes = Lanes::new(parts.member_id, started_ms);
+        Self {
+            disk,
+            clock,
+            options,
+            parts,
+            workers,
+            fatal: Fatal::default(),
+            metrics: Arc::default(),
+            progress: Arc::default(),
+            lanes,
+        }
+    }
+
+    fn run(self) -> std::io::Result<Running> {
+        let Self { disk, clock, options, parts, workers, fatal, metrics, progress, lanes } = self;
+        let setup = &options.bootstrap;
+        let (to_raft, inputs) = driver::input_queue();
+        let (to_log, log_work) = crossbeam_channel::unbounded();
+        let (to_apply, apply_work) = crossbeam_channel::unbounded();
+        let (to_compaction, compaction_work) = crossbeam_channel::unbounded();
+        let (to_snapshots, snapshot_work) = crossbeam_channel::unbounded::<Snapshot>();
+        let (compaction_stop, compaction_stopped) = crossbeam_channel::bounded(1);
+        let (to_duties, duty_queue) = tokio::sync::mpsc::unbounded_channel();
+        let stopping = watch::Sender::new(false);
+        let (compacted, last_compacted) = watch::channel(parts.store.compacted_revision());
+        let (published, is_published) = watch::channel(false);
+        let backend = BackendSignal::new(parts.backend.clone(), setup.backend_batch_limit);
+        let (hub, hub_worker) = Hub::new(parts.store.clone(), watch_options(options));
+
+        if let Some(job) = parts.resume_compaction {
+            compacted.send_replace(job.revision() - 1);
+            let _ = to_compaction.send(CompactionWork { job });
+        }
+
+        let mut preparer = parts.wal.preparer();
+        let (prepare, prepare_requests) = crossbeam_channel::bounded::<()>(1);
+        let preparer = spawn("wal-prepare", move || {
+            while prepare_requests.recv().is_ok() {
+                loop {
+                    match preparer.step() {
+                        Ok(wal::Prepared::More) => {}
+                        Ok(wal::Prepared::Done) => break,
+                        Err(error) => {
+                            log::warn!("cannot prepare space for the log", "error" => error.to_string());
+                            break;
+                        }
+                    }
+                }
+            }
+        })?;
+        let _ = prepare.try_send(());
+
+        let log_thread = LogThread {
+            wal: parts.wal,
+            work: log_work,
+            to_raft: to_raft.clone(),
+            disk: disk.clone(),
+            snap_dir: setup.snap_dir(),
+            prepare,
+            metrics: metrics.clone(),
+            fatal: fatal.clone(),
+        };
+        let raft_thread = RaftThread {
+            member: parts.member,
+            inputs,
+            to_log: to_log.clone(),
+            to_apply: to_apply.clone(),
+            progress: progress.clone(),
+            heartbeat: setup.heartbeat,
+            fatal: fatal.clone(),
+        };
+        let apply_thread = ApplyThread {
+            applier: parts.applier,
+            shared: parts.shared.clone(),
+            work: apply_work,
+            to_raft: to_raft.clone(),
+            answers: Answers::new(lanes.clone()),
+            hub: hub.clone(),
+            backend: backend.clone(),
+            compactions: to_compaction,
+            snapshots: to_snapshots,
+            duties: to_duties,
+            progress: progress.clone(),
+            metrics: metrics.clone(),
+            clock: clock.clone(),
+            lease_extension: setup.election_timeout(),
+            snapshot_count: options.snapshot_count,
+            compaction_batch_limit: setup.compaction_batch_limit,
+            last_snapshot: parts.snapshot_index,
+            leadership: member::Leadership::default(),
+            fatal: fatal.clone(),
+        };
+        let compaction_thread = CompactionThread {
+            store: parts.store.clone(),
+            backend: backend.clone(),
+            work: compaction_work,
+            pause: options.compaction_pause,
+            stop: compaction_stopped,
+            finished: compacted,
+            metrics: metrics.clone(),
+            fatal: fatal.clone(),
+        };
+
+        let watch_clock = clock.clone();
+        let node = Node::new(Inner {
+            id: parts.member_id,
+            cluster_id: parts.cluster_id,
+            compat: setup.compat,
+            quota: setup.quota,
+            max_request_bytes: options.max_request_bytes,
+            request_timeout: setup.request_timeout(),
+            attributes: Attributes {
+                name: setup.name.clone(),
+                client_urls: options.advertise_client_urls.clone(),
+            },
+            store: parts.store,
+            backend: parts.backend.clone(),
+            shared: parts.shared,
+            hub: hub.clone(),
+            lanes: lanes.clone(),
+            progress,
+            metrics: metrics.clone(),
+            clock,
+            compacted: last_compacted,
+            api: api::member::Config {
+                cluster_id: parts.cluster_id,
+                member_id: parts.member_id,
+                compat: setup.compat,
+                max_request_bytes: options.max_request_bytes,
+                max_txn_ops: options.max_txn_ops,
+                quota: setup.quota,
+                progress_notify_interval: options.watch_progress_interval,
+                request_timeout: setup.request_timeout(),
+                election_timeout: setup.election_timeout(),
+            },
+            stopping,
+        });
+
+        for worker in 0..workers.count() {
+            let (lanes, to_raft) = (lanes.clone(), to_raft.clone());
+            let lane = u8::try_from(worker).unwrap_or_default();
+            workers.spawn_on(worker, move || lanes::enter(&lanes, lane, to_raft));
+        }
+        let duties_node = node.clone();
+        workers.spawn_on(0, move || duties::run(duties_node, duty_queue, published));
+
+        let (purge_stop, purge_stopped) = crossbeam_channel::bounded(1);
+        let stop = Stop {
+            raft: spawn("raft", move || raft_thread.run())?,
+            apply: spawn("apply", move || apply_thread.run())?,
+            log: spawn("wal", move || log_thread.run())?,
+            compaction: spawn("compaction", move || compaction_thread.run())?,
+            snapshots: {
+                let (backend, to_log, fatal) = (parts.backend.clone(), to_log.clone(), fatal.clone());
+                spawn("snapshot", move || run_snapshots(&snapshot_work, &backend, &to_log, &fatal))?
+            },
+            backend_thread: {
+                let (signal, interval) = (backend.clone(), options.backend_batch_interval);
+                let (metrics, fatal) = (metrics, fatal.clone());
+                spawn("backend", move || signal.run(interval, &metrics, &fatal))?
+            },
+            watch: spawn("watch", move || {
+                hub_worker.run(
+                    move || watch_clock.now(),
+                    |error| log::error!("watch", "error" => crate::log::Value::error(&error)),
+                );
+            })?,
+            purge: {
+                let (disk, options) = (disk, options.clone());
+                spawn("purge", move || {
+                    while purge_stopped.recv_timeout(PURGE_INTERVAL).is_err_and(|error| error.is_timeout()) {
+                        purge(&*disk, &options);
+                    }
+                })?
+            },
+            preparer,
+            to_raft,
+            to_apply,
+            to_log,
+            compaction_stop,
+            backend,
+            hub,
+            purge_stop,
+        };
+        Ok(Running { node, workers, fatal, published: is_published, stop })
+    }
+}
+
+impl Running {
+    /// Stops the member: everything that was acknowledged is on disk when this returns. Requests
+    /// must have been stopped before. Blocks for the length of a backend commit.
+    pub fn stop(self) {
+        let Stop {
+            to_raft,
+            to_apply,
+            to_log,
+            compaction_stop,
+            backend,
+            hub,
+            purge_stop,
+            raft,
+            apply,
+            log,
+            compaction,
+            snapshots,
+            backend_thread,
+            watch,
+            purge,
+            preparer,
+        } = self.stop;
+        let _ = purge_stop.try_send(());
+        let _ = compaction_stop.try_send(());
+        // Each thread ends after the one that feeds it, so that nothing waits in a queue for ever.
+        // A send fails, and a join gives an error, when the thread has ended already by itself;
+        // then the reason was reported.
+        let _ = to_raft.send(Input::Stop);
+        let _ = raft.join();
+        let _ = to_apply.send(ApplyWork::Stop);
+        let _ = apply.join();
+        let _ = compaction.join();
+        let _ = snapshots.join();
+        let _ = to_log.send(LogWork::Stop);
+        let _ = log.join();
+        backend.stop();
+        let _ = backend_thread.join();
+        hub.close();
+        let _ = watch.join();
+        let _ = purge.join();
+        let _ = preparer.join();
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run)
+}
+
+fn purge(disk: &dyn Disk, options: &Options) {
+    let setup = &options.bootstrap;
+    remove_old(disk, &setup.wal_dir(), ".wal", options.max_wals);
+    remove_old(disk, &setup.snap_dir(), ".snap", options.max_snapshots);
+    remove_old(disk, &setup.snap_dir(), ".snap.db", options.max_snapshots);
+}
+
+fn remove_old(disk: &dyn Disk, dir: &Path, suffix: &str, keep: usize) {
+    if keep == 0 {
+        return;
+    }
+    match wal::purge(disk, dir, suffix, keep) {
+        Ok(removed) => {
+            for path in removed {
+                log::info!("purged", "path" => path.display().to_string());
+            }
+        }
+        Err(error) => log::warn!("failed to purge old files", "error" => error.to_string()),
+    }
+}
+
+fn watch_options(options: &Options) -> mvcc::watch::Options {
+    mvcc::watch::Options {
+        progress_interval: options.watch_progress_interval,
+        seed: options.bootstrap.seed,
+        ..Default::default()
+    }
+}
