@@ -464,10 +464,10 @@ fn keys_of_the_upstream_sample_load() {
                   discovery-proxy:\nproxy: 'off'\nproxy-failure-wait: 5000\nproxy-refresh-interval: 30000\n\
                   proxy-dial-timeout: 1000\nproxy-write-timeout: 5000\nproxy-read-timeout: 0\n\
                   client-transport-security:\n  cert-file:\n  client-cert-auth: false\n  auto-tls: false\n\
-                  log-outputs: [stderr]\nforce-new-cluster: false\nauto-compaction-retention: \"1\"\nenable-v2: false\n";
+                  log-outputs: [stderr]\nforce-new-cluster: false\nauto-compaction-retention: \"0\"\nenable-v2: false\n";
     let loaded = from_file(sample);
     assert_eq!(loaded.failure, None);
-    assert_eq!(loaded.config.auto_compaction_retention, "1");
+    assert_eq!(loaded.config.auto_compaction_retention, "0");
     let refused = from_file("proxy: readonly\n");
     assert_eq!(
         refused.failure.map(|failure| failure.to_string()).as_deref(),
