@@ -18,7 +18,8 @@ impl Alarms {
     /// Reads the keys of the `alarm` bucket. Keys that are no alarm are skipped, as upstream does.
     pub fn restore<'a>(keys: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let decode = |key: &[u8]| AlarmMember::decode(key).ok();
-        let active = keys.into_iter().filter_map(decode).map(|alarm| (alarm.member_id, alarm.alarm)).collect();
+        let active =
+            keys.into_iter().filter_map(decode).map(|alarm| (alarm.member_id, alarm.alarm)).collect();
         Self { active }
     }
 

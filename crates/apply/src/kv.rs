@@ -126,7 +126,11 @@ impl Applier {
         }
     }
 
-    pub(crate) fn put(&self, request: &pb::PutRequest, context: &Context) -> Result<Applied, FatalApplyError> {
+    pub(crate) fn put(
+        &self,
+        request: &pb::PutRequest,
+        context: &Context,
+    ) -> Result<Applied, FatalApplyError> {
         self.write(context, |writer| {
             txn::check_put(writer, Some(&writer.lessor), request)?;
             writer.put(request).map(Reply::Put)
@@ -141,7 +145,11 @@ impl Applier {
         self.write(context, |writer| writer.delete_range(request).map(Reply::DeleteRange))
     }
 
-    pub(crate) fn txn(&self, request: &pb::TxnRequest, context: &Context) -> Result<Applied, FatalApplyError> {
+    pub(crate) fn txn(
+        &self,
+        request: &pb::TxnRequest,
+        context: &Context,
+    ) -> Result<Applied, FatalApplyError> {
         self.write(context, |writer| {
             let path = txn::choose_path(writer, request)?;
             txn::check(writer, Some(&writer.lessor), request, &path)?;

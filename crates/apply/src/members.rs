@@ -37,7 +37,8 @@ impl Applier {
             Ok(writes) => {
                 push(&mut set, writes);
                 let state = conf_state(&self.shared.cluster());
-                set.conf_state = Some(schema::encode_conf_state(&state.voters, &state.learners, &[], &[], false));
+                set.conf_state =
+                    Some(schema::encode_conf_state(&state.voters, &state.learners, &[], &[], false));
             }
             Err(error) => {
                 raft_change.node_id = Some(0);

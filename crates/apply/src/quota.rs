@@ -2,8 +2,8 @@
 //!
 //! **Source**: etcd `server/storage/quota.go`.
 
-use proto::etcdserverpb as pb;
 use pb::request_op::Request;
+use proto::etcdserverpb as pb;
 
 /// Quota used when `--quota-backend-bytes` is 0.
 pub const DEFAULT_QUOTA_BYTES: u64 = 2 * 1024 * 1024 * 1024;
@@ -98,8 +98,11 @@ mod tests {
     fn a_txn_costs_its_dearer_branch_with_nested_ones() {
         let nested = pb::TxnRequest { failure: vec![put("ab", "c")], ..Default::default() };
         let nested = pb::RequestOp { request: Some(Request::RequestTxn(nested)) };
-        let txn =
-            pb::TxnRequest { success: vec![put("a", "")], failure: vec![put("a", "b"), nested], compare: vec![] };
+        let txn = pb::TxnRequest {
+            success: vec![put("a", "")],
+            failure: vec![put("a", "b"), nested],
+            compare: vec![],
+        };
         assert_eq!(txn_cost(&txn), (256 + 2) + (256 + 3));
     }
 

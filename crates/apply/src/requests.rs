@@ -3,8 +3,8 @@
 use backend::{BucketId, Change};
 use bytes::Bytes;
 use lease::GrantError;
-use proto::etcdserverpb as pb;
 use pb::{AlarmType, alarm_request::AlarmAction};
+use proto::etcdserverpb as pb;
 use types::{KeyRange, LeaseId, Version};
 
 use crate::outcome::{Applied, ApplyError, FatalApplyError, FollowUp, Reply};
@@ -121,11 +121,8 @@ impl Applier {
     }
 
     fn checkpoint(&self, request: &pb::LeaseCheckpointRequest, context: &Context) -> Applied {
-        let persists = self
-            .shared
-            .cluster()
-            .version()
-            .is_some_and(|version| version >= Version::new(3, 6, 0));
+        let persists =
+            self.shared.cluster().version().is_some_and(|version| version >= Version::new(3, 6, 0));
         let mut set = context.write_set();
         let mut refused = None;
         {
@@ -145,7 +142,9 @@ impl Applier {
         self.backend.append(set);
         match refused {
             Some(error) => Applied::refuse(error),
-            None => Applied::reply(Reply::LeaseCheckpoint(pb::LeaseCheckpointResponse { header: self.header() })),
+            None => {
+                Applied::reply(Reply::LeaseCheckpoint(pb::LeaseCheckpointResponse { header: self.header() }))
+            }
         }
     }
 
@@ -216,4 +215,3 @@ fn kind_of(request: &pb::InternalRaftRequest) -> &'static str {
     ];
     kinds.iter().find_map(|(name, set)| set.then_some(*name)).unwrap_or("an unknown request")
 }
-

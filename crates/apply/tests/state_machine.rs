@@ -157,7 +157,9 @@ fn transactions_compare_the_past_and_see_their_own_writes() {
     let response = machine.txn(update.clone()).unwrap();
     assert!(response.succeeded);
     assert_eq!(response.header.unwrap().revision, 3);
-    let Some(pb::response_op::Response::ResponseRange(seen)) = &response.responses[1].response else { panic!() };
+    let Some(pb::response_op::Response::ResponseRange(seen)) = &response.responses[1].response else {
+        panic!()
+    };
     assert_eq!((&seen.kvs[0].value[..], seen.kvs[0].mod_revision), (&b"1"[..], 3));
     assert!(machine.keys().is_empty());
     let again = machine.txn(update).unwrap();
@@ -176,7 +178,10 @@ fn a_transaction_that_fails_its_checks_has_no_effect() {
     let cases = [
         (vec![put_op("b", ""), op(Request::RequestRange(future))], ApplyError::FutureRevision),
         (vec![put_op("b", ""), op(Request::RequestRange(negative))], ApplyError::Compacted),
-        (vec![put_op("b", ""), op(Request::RequestPut(unknown_lease))], ApplyError::LeaseNotFound(types::LeaseId(5))),
+        (
+            vec![put_op("b", ""), op(Request::RequestPut(unknown_lease))],
+            ApplyError::LeaseNotFound(types::LeaseId(5)),
+        ),
         (vec![delete_op("a", "\0"), op(Request::RequestPut(deleted_before))], ApplyError::KeyNotFound),
     ];
     for (success, expected) in cases {
@@ -194,14 +199,20 @@ fn nested_transactions_run_their_chosen_branches_in_order() {
         success: vec![put_op("in", "yes")],
         failure: vec![put_op("in", "no")],
     };
-    let last = pb::TxnRequest { compare: vec![mod_is("x", 1)], failure: vec![put_op("last", "")], ..Default::default() };
+    let last = pb::TxnRequest {
+        compare: vec![mod_is("x", 1)],
+        failure: vec![put_op("last", "")],
+        ..Default::default()
+    };
     let outer = pb::TxnRequest {
         // The compare of the nested one sees x as it was before this put.
         success: vec![put_op("x", "2"), op(Request::RequestTxn(inner)), op(Request::RequestTxn(last))],
         ..Default::default()
     };
     let response = machine.txn(outer).unwrap();
-    let Some(pb::response_op::Response::ResponseTxn(inner)) = &response.responses[1].response else { panic!() };
+    let Some(pb::response_op::Response::ResponseTxn(inner)) = &response.responses[1].response else {
+        panic!()
+    };
     assert!(inner.succeeded);
     assert_eq!(inner.header, Some(pb::ResponseHeader::default()), "present and empty");
     assert_eq!(machine.keys(), ["in", "last", "x"]);

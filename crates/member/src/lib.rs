@@ -128,7 +128,12 @@ impl Member {
     ///
     /// # Errors
     /// The stored state contradicts itself.
-    pub fn new(config: Config, log: LogState, seed: u64, window: LogWindow) -> Result<Self, consensus::Error> {
+    pub fn new(
+        config: Config,
+        log: LogState,
+        seed: u64,
+        window: LogWindow,
+    ) -> Result<Self, consensus::Error> {
         let (id, applied) = (MemberId(config.id), config.applied);
         let mut window = window;
         window.appended(&log.entries);

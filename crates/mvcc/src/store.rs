@@ -57,7 +57,9 @@ pub enum ReadError {
         revision: Revision,
     },
     /// A record passed the check of its outline and is no message all the same.
-    #[error("mvcc: a record cannot be decoded: {0}: the database is damaged, restore it from a peer or a snapshot")]
+    #[error(
+        "mvcc: a record cannot be decoded: {0}: the database is damaged, restore it from a peer or a snapshot"
+    )]
     Undecodable(#[from] prost::DecodeError),
     /// The backend failed.
     #[error(transparent)]
@@ -77,11 +79,7 @@ pub struct KeyMeta {
 
 impl From<Found> for KeyMeta {
     fn from(found: Found) -> Self {
-        Self {
-            create_revision: found.created,
-            mod_revision: found.modified.main,
-            version: found.version,
-        }
+        Self { create_revision: found.created, mod_revision: found.modified.main, version: found.version }
     }
 }
 

@@ -228,7 +228,9 @@ pub enum Error {
     )]
     AuthEnabled,
     /// More than one member: a later issue.
-    #[error("clusters of {count} members are not supported by this version yet; it runs clusters of one member")]
+    #[error(
+        "clusters of {count} members are not supported by this version yet; it runs clusters of one member"
+    )]
     SeveralMembers {
         /// Members asked for or found.
         count: usize,
@@ -486,11 +488,7 @@ fn assemble(options: &Options, backend: Backend, log: OpenLog) -> Result<Parts, 
 
     let shared = Arc::new(Shared::new(cluster, alarms, lessor));
     let applier = Applier::new(
-        apply::Options {
-            member: log.member_id,
-            compat: options.compat,
-            quota: options.quota,
-        },
+        apply::Options { member: log.member_id, compat: options.compat, quota: options.quota },
         backend.clone(),
         store.clone(),
         shared.clone(),
@@ -520,7 +518,9 @@ fn assemble(options: &Options, backend: Backend, log: OpenLog) -> Result<Parts, 
         member,
         wal: log.wal,
         snapshot_index: log.snapshot.position.index,
-        resume_compaction: restored.resume_compaction.map(|job| job.with_batch(options.compaction_batch_limit)),
+        resume_compaction: restored
+            .resume_compaction
+            .map(|job| job.with_batch(options.compaction_batch_limit)),
     })
 }
 
@@ -538,14 +538,13 @@ fn raft_line(level: consensus::Level, text: &str) {
 /// Payload bytes of applied entries that stay in memory at most.
 const MAX_LOG_BYTES_IN_MEMORY: u64 = 64 << 20;
 
-fn slices<'a>(pairs: &'a [(Bytes, Bytes)]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+fn slices(pairs: &[(Bytes, Bytes)]) -> impl Iterator<Item = (&[u8], &[u8])> {
     pairs.iter().map(|(key, value)| (&key[..], &value[..]))
 }
 
 /// Compares URLs as text. (Several members will compare them after resolving names.)
 fn same_urls(advertised: &[String], in_cluster: &[String]) -> Result<(), UrlsDiffer> {
-    membership::same_text(advertised, in_cluster)
-        .map_err(|error| UrlsDiffer(error.to_string()))
+    membership::same_text(advertised, in_cluster).map_err(|error| UrlsDiffer(error.to_string()))
 }
 
 fn wal_options(options: &Options) -> wal::Options {
@@ -571,4 +570,3 @@ fn check_writable(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
 fn io_error<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
     move |source| Error::Io { action, path: path.to_owned(), source }
 }
-

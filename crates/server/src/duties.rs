@@ -53,7 +53,11 @@ pub enum Duty {
 }
 
 /// Serves the duties until the process ends.
-pub async fn run(node: Node, mut duties: UnboundedReceiver<Duty>, published: tokio::sync::watch::Sender<bool>) {
+pub async fn run(
+    node: Node,
+    mut duties: UnboundedReceiver<Duty>,
+    published: tokio::sync::watch::Sender<bool>,
+) {
     let node = Rc::new(node);
     tokio::task::spawn_local(expire_leases(node.clone()));
     tokio::task::spawn_local(publish(node.clone(), published.subscribe()));
@@ -179,8 +183,7 @@ fn log_cluster_version(node: &Node, previous: Option<Version>, current: Version)
 
 /// Moves the storage version to the cluster version, as far as the claimed release knows one.
 fn raise_storage_version(node: &Node) {
-    let (Some(cluster), Some(own)) =
-        (node.shared().cluster().version(), node.compat().storage_version())
+    let (Some(cluster), Some(own)) = (node.shared().cluster().version(), node.compat().storage_version())
     else {
         return;
     };
@@ -247,10 +250,8 @@ async fn expire_leases(node: Rc<Node>) {
             });
         }
         if !checkpoints.is_empty() {
-            let checkpoint = |(id, remaining): (LeaseId, i64)| pb::LeaseCheckpoint {
-                id: id.0,
-                remaining_ttl: remaining,
-            };
+            let checkpoint =
+                |(id, remaining): (LeaseId, i64)| pb::LeaseCheckpoint { id: id.0, remaining_ttl: remaining };
             let checkpoints = checkpoints.into_iter().map(checkpoint).collect();
             let request = pb::InternalRaftRequest {
                 lease_checkpoint: Some(pb::LeaseCheckpointRequest { checkpoints }),

@@ -16,12 +16,12 @@ use env::real::{OsRandom, RealClock, RealDisk};
 
 use crate::config::Config;
 
+use crate::bootstrap;
 use crate::config::gates::Gate;
 use crate::config::url::Url;
 use crate::log;
 use crate::node::Node;
 use crate::start::{self, Running, StartError};
-use crate::bootstrap;
 
 /// Descriptors that are not for client connections.
 const RESERVED_DESCRIPTORS: u64 = 150;
@@ -43,7 +43,9 @@ pub enum RunError {
         source: std::io::Error,
     },
     /// Too few descriptors.
-    #[error("file descriptor limit of etcd process is too low; please set higher (limit {limit}, recommended {RESERVED_DESCRIPTORS} and one for each client)")]
+    #[error(
+        "file descriptor limit of etcd process is too low; please set higher (limit {limit}, recommended {RESERVED_DESCRIPTORS} and one for each client)"
+    )]
     Descriptors {
         /// The limit.
         limit: u64,
@@ -168,7 +170,8 @@ impl Listeners {
             }
             Ok::<(), std::io::Error>(())
         };
-        let (protocols, traffic) = if split { (Protocols::Grpc, "grpc") } else { (Protocols::Both, "grpc+http") };
+        let (protocols, traffic) =
+            if split { (Protocols::Grpc, "grpc") } else { (Protocols::Both, "grpc+http") };
         start(self.client, protocols, false, traffic)?;
         start(self.http, Protocols::Http, false, "http")?;
         start(self.metrics, Protocols::Http, true, "")?;
@@ -188,7 +191,6 @@ fn listen_options(config: &Config, protocols: Protocols) -> ListenOptions {
         protocols,
     }
 }
-
 
 fn descriptor_limit() -> u64 {
     rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)

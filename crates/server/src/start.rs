@@ -24,13 +24,13 @@ use crate::driver::log_thread::{LogThread, LogWork};
 use crate::driver::raft_thread::RaftThread;
 use crate::driver::store_threads::{BackendSignal, CompactionThread, CompactionWork, run_snapshots};
 use crate::driver::{self, Input};
+use crate::duties;
 use crate::fatal::Fatal;
 use crate::lanes::{self, Answers, LANE_COUNT, Lanes};
 use crate::log;
 use crate::metrics::Metrics;
 use crate::node::{Inner, Node};
 use crate::progress::Progress;
-use crate::duties;
 
 /// How often old files are looked for.
 const PURGE_INTERVAL: Duration = Duration::from_secs(30);
@@ -116,7 +116,8 @@ pub fn start(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> R
     let lock_wait = Arc::new(|| {
         log::info!("db file is flocked by another process, or taking too long");
     });
-    let parts = bootstrap::bootstrap(disk.clone(), &*clock, &options.bootstrap, options.join_existing, lock_wait)?;
+    let parts =
+        bootstrap::bootstrap(disk.clone(), &*clock, &options.bootstrap, options.join_existing, lock_wait)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let count = if options.workers == 0 { cores } else { options.workers };
     // One lane stays free of clients for the member's own proposals if there are many cores.

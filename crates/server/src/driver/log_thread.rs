@@ -94,8 +94,7 @@ impl LogThread {
                 Err(_) => break,
             }
         }
-        let appended =
-            self.wal.append(&Batch { entries: &round.entries, hard_state: round.hard_state })?;
+        let appended = self.wal.append(&Batch { entries: &round.entries, hard_state: round.hard_state })?;
         if appended.needs_sync {
             let start = Instant::now();
             self.wal.sync()?;
