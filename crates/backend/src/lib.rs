@@ -38,7 +38,7 @@ pub use bucket::BucketId;
 pub use defrag::Defragmented;
 pub use error::Error;
 pub use segment::{Change, WriteSet};
-pub use view::{RecordValue, Records, View};
+pub use view::{RecordReader, RecordValue, Records, View};
 
 use segment::Segment;
 

@@ -33,6 +33,27 @@ impl std::fmt::Debug for View {
     }
 }
 
+/// Reads records of a [`View`] by their keys.
+pub struct RecordReader<'a> {
+    view: &'a View,
+    bucket: Option<bolt::Bucket<'a>>,
+}
+
+impl<'a> RecordReader<'a> {
+    /// One record.
+    pub fn record(&self, key: RecordKey) -> Result<Option<RecordValue<'a>>, Error> {
+        for segment in self.view.segments_newest_first() {
+            if let Some(value) = segment.record(key) {
+                return Ok(Some(RecordValue::Pending(value)));
+            }
+        }
+        match self.bucket {
+            Some(bucket) => Ok(bucket.get(&key.encode())?.map(RecordValue::Mapped)),
+            None => Ok(None),
+        }
+    }
+}
+
 /// The bytes of a record, borrowed from the file or shared with a segment.
 #[derive(Clone, Debug)]
 pub enum RecordValue<'a> {
@@ -63,15 +84,14 @@ impl Deref for RecordValue<'_> {
 }
 
 impl View {
-    /// One record.
+    /// One record. Who reads several takes a [`View::reader`].
     pub fn record(&self, key: RecordKey) -> Result<Option<RecordValue<'_>>, Error> {
-        for segment in self.segments_newest_first() {
-            if let Some(value) = segment.record(key) {
-                return Ok(Some(RecordValue::Pending(value)));
-            }
-        }
-        let Some(bucket) = self.base.bucket(BucketId::Key.name())? else { return Ok(None) };
-        Ok(bucket.get(&key.encode())?.map(RecordValue::Mapped))
+        self.reader()?.record(key)
+    }
+
+    /// For reading records one by one.
+    pub fn reader(&self) -> Result<RecordReader<'_>, Error> {
+        Ok(RecordReader { view: self, bucket: self.base.bucket(BucketId::Key.name())? })
     }
 
     /// The records of `from..=to`, ascending.

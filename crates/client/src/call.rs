@@ -109,7 +109,10 @@ impl Client {
     }
 
     async fn attempts<R: Rpc>(&self, request: R) -> Result<R::Response, Error> {
-        self.check_size(&request)?;
+        if let Err(error) = self.check_size(&request) {
+            self.report(R::PATH, 0, None, &error);
+            return Err(error);
+        }
         let mut attempt = 0;
         loop {
             let connection = self.shared.pool.ready().await;

@@ -169,8 +169,19 @@ impl Error {
 
 impl From<tonic::Status> for Error {
     fn from(status: tonic::Status) -> Self {
-        Self::Rpc { code: status.code(), message: status.message().to_owned() }
+        match too_large(status.message()) {
+            Some(message) => Self::Rpc { code: Code::ResourceExhausted, message },
+            None => Self::Rpc { code: status.code(), message: status.message().to_owned() },
+        }
     }
+}
+
+/// The transport's own words for an answer above the limit, in those of Go's gRPC.
+fn too_large(message: &str) -> Option<String> {
+    let rest = message.strip_prefix("Error, decoded message length too large: found ")?;
+    let (found, rest) = rest.split_once(" bytes, the limit is: ")?;
+    let limit = rest.strip_suffix(" bytes")?;
+    Some(format!("grpc: received message larger than max ({found} vs. {limit})"))
 }
 
 struct StatusText<'a> {
@@ -229,6 +240,16 @@ mod tests {
         assert_eq!(unknown.to_string(), "rpc error: code = Unknown desc = auth: authentication failed");
         let foreign = error(Code::Unknown, "etcdserver: unknown method");
         assert_eq!(foreign.to_string(), "rpc error: code = Unknown desc = etcdserver: unknown method");
+    }
+
+    #[test]
+    fn an_answer_above_the_limit() {
+        let text = "Error, decoded message length too large: found 45 bytes, the limit is: 10 bytes";
+        let error = Error::from(tonic::Status::out_of_range(text));
+        assert_eq!(error.code(), Some(Code::ResourceExhausted));
+        let expected =
+            "rpc error: code = ResourceExhausted desc = grpc: received message larger than max (45 vs. 10)";
+        assert_eq!(error.to_string(), expected);
     }
 
     #[test]

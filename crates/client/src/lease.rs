@@ -92,8 +92,8 @@ async fn renew(client: &Client, id: i64, answers: &mpsc::Sender<pb::LeaseKeepAli
     // Nothing is known of the TTL yet, so the first answer may take a dial timeout and a second.
     let mut alive_until = Instant::now() + client.shared.options.dial_timeout + Duration::from_secs(1);
     loop {
-        match timeout_at(alive_until, renew_on_one_stream(client, id, answers, &mut alive_until)).await {
-            Ok(Err(error)) if !error.is_final() => {}
+        match renew_on_one_stream(client, id, answers, &mut alive_until).await {
+            Err(error) if !error.is_final() => {}
             _ => return,
         }
         let again = Instant::now() + RETRY;
@@ -114,8 +114,12 @@ async fn renew_on_one_stream(
     let (requests, queue) = mpsc::unbounded_channel();
     let ask = || requests.send(pb::LeaseKeepAliveRequest { id }).map_err(|_| ended());
     ask()?;
+    let opening = client.open_stream(UnboundedReceiverStream::new(queue), PATH, false);
     let mut stream: tonic::Streaming<pb::LeaseKeepAliveResponse> =
-        client.open_stream(UnboundedReceiverStream::new(queue), PATH, false).await?;
+        match timeout_at(*alive_until, opening).await {
+            Ok(stream) => stream?,
+            Err(_) => return Ok(()),
+        };
     loop {
         let answer = match timeout_at(*alive_until, stream.message()).await {
             Ok(answer) => answer?.ok_or_else(ended)?,

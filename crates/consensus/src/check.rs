@@ -64,15 +64,34 @@ pub enum StepError {
     Other(String),
 }
 
-/// Refuses what would make the crate abort or go wrong. `term` is the current term, `last` the
-/// last index.
-pub(crate) fn check(message: &Message, term: u64, last: u64) -> Result<(), StepError> {
+/// Terms and indexes beyond this are not reached by counting; arithmetic on them would overflow.
+const MAX_NUMBER: u64 = u64::MAX >> 1;
+
+/// What a message is held against.
+#[derive(Clone, Copy)]
+pub(crate) struct Receiver {
+    /// Current term.
+    pub(crate) term: u64,
+    /// Last index.
+    pub(crate) last: u64,
+    /// Whether it leads. A leader that lost entries in a crash, having sent them before its sync,
+    /// is none any more when the answers come.
+    pub(crate) leads: bool,
+}
+
+/// Refuses what would make the crate abort or go wrong.
+pub(crate) fn check(message: &Message, receiver: Receiver) -> Result<(), StepError> {
+    let Receiver { term, last, leads } = receiver;
     use MessageType as Kind;
     let refuse = |reason| {
         let kind = message.msg_type as i32;
         Err(StepError::Malformed { kind, from: message.from, reason })
     };
     let forwarded = matches!(message.msg_type, Kind::MsgPropose | Kind::MsgReadIndex);
+    let numbers = [message.term, message.log_term, message.index, message.commit, message.reject_hint];
+    if numbers.into_iter().any(|number| number > MAX_NUMBER) {
+        return refuse("number out of range");
+    }
     if message.term == 0 && !forwarded {
         return refuse("no term");
     }
@@ -97,9 +116,6 @@ pub(crate) fn check(message: &Message, term: u64, last: u64) -> Result<(), StepE
             if message.index > 0 && message.log_term == 0 {
                 return refuse("no term of the entry before");
             }
-            if message.index.checked_add(message.entries.len() as u64 + 1).is_none() {
-                return refuse("index out of range");
-            }
             let (mut index, mut entry_term) = (message.index, message.log_term);
             for entry in message.entries.iter() {
                 if entry.index != index + 1 {
@@ -115,7 +131,7 @@ pub(crate) fn check(message: &Message, term: u64, last: u64) -> Result<(), StepE
             if message.reject && message.reject_hint > message.index {
                 return refuse("hint behind the rejected index");
             }
-            if !message.reject && message.term == term && message.index > last {
+            if !message.reject && leads && message.term == term && message.index > last {
                 return refuse("acknowledges what was never sent");
             }
         }
@@ -125,7 +141,7 @@ pub(crate) fn check(message: &Message, term: u64, last: u64) -> Result<(), StepE
         Kind::MsgSnapshot => {
             let metadata = message.get_snapshot().get_metadata();
             let conf_state = metadata.get_conf_state();
-            if metadata.index == 0 || metadata.term == 0 || metadata.index == u64::MAX {
+            if metadata.index == 0 || metadata.term == 0 || metadata.index.max(metadata.term) > MAX_NUMBER {
                 return refuse("a snapshot of nothing");
             }
             if !conf_state.voters_outgoing.is_empty() || !conf_state.learners_next.is_empty() {

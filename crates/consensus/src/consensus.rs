@@ -9,6 +9,8 @@
 //!
 //! Owned by one thread; nothing here blocks.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use env::{Random, SeededRandom};
 use proto::raftpb;
@@ -17,7 +19,7 @@ use raft::{RawNode, SnapshotStatus, StateRole};
 use types::LogPosition;
 use types::raft::{ConfState, Entry, EntryKind, HardState};
 
-use crate::check::{StepError, check};
+use crate::check::{Receiver, StepError, check};
 use crate::convert::{
     conf_change_to_crate, conf_state_from_crate, entry_from_crate, entry_to_crate, hard_state_from_crate,
     message_from_crate, message_to_crate, role_from_crate, snapshot_from_crate,
@@ -134,8 +136,8 @@ pub struct Consensus {
     max_size_per_msg: u64,
     /// Term and role that the current election timeout was drawn for.
     timeout_of: (u64, StateRole),
-    /// Readies that must be synced and are not yet reported, ascending: number, with a snapshot.
-    in_flight: Vec<(u64, bool)>,
+    /// Numbers of the readies that must be synced and are not yet reported, ascending.
+    in_flight: VecDeque<u64>,
     last_ready: u64,
     /// The highest index reported as applied; the crate learns it as far as it is persisted.
     applied: u64,
@@ -184,7 +186,7 @@ impl Consensus {
             random: SeededRandom::new(seed),
             election_ticks: config.election_ticks,
             max_size_per_msg: config.max_size_per_msg,
-            in_flight: Vec::new(),
+            in_flight: VecDeque::new(),
             last_ready: 0,
             applied,
             held_reads: Vec::new(),
@@ -207,7 +209,8 @@ impl Consensus {
     /// A message from a peer.
     pub fn step(&mut self, message: raftpb::Message) -> Result<(), StepError> {
         let mut message = message_to_crate(message)?;
-        check(&message, self.raw.raft.term, self.last_index())?;
+        let (term, last, leads) = (self.raw.raft.term, self.last_index(), self.is_leader());
+        check(&message, Receiver { term, last, leads })?;
         if message.msg_type == MessageType::MsgAppendResponse && !self.guard_rejection(&mut message) {
             return Ok(());
         }
@@ -432,7 +435,7 @@ impl Consensus {
         self.raw.advance_append_async(taken);
         self.last_ready = number;
         if ready.must_sync {
-            self.in_flight.push((number, ready.snapshot.is_some()));
+            self.in_flight.push_back(number);
         } else if self.in_flight.is_empty() {
             self.raw.on_persist_ready(number);
             ready.messages.append(&mut ready.messages_after_persist);
@@ -444,7 +447,7 @@ impl Consensus {
     /// `messages_after_persist`.
     pub fn persisted(&mut self, number: u64) {
         assert!(number <= self.last_ready, "ready {number} was never handed out");
-        self.in_flight.retain(|(waiting, _)| *waiting > number);
+        while self.in_flight.pop_front_if(|waiting| *waiting <= number).is_some() {}
         self.raw.on_persist_ready(number);
         self.advance_applied();
         self.after_input();
@@ -567,12 +570,11 @@ impl Consensus {
         }
     }
 
-    /// Whether the log is not persisted to its end, or a snapshot waits: no time for an election.
+    /// Whether the log, or a snapshot in its place, is not persisted to its end: no time for an
+    /// election.
     fn is_unsettled(&self) -> bool {
         let log = &self.raw.raft.raft_log;
         log.persisted != log.last_index()
-            || self.raw.snap().is_some()
-            || self.in_flight.iter().any(|(_, snapshot)| *snapshot)
     }
 
     /// Brings timeouts and held reads in line with what the input changed.

@@ -8,7 +8,8 @@ use types::raft::{Entry, HardState, Snapshot};
 /// Rules for the driver
 /// - Persist `snapshot`, then `entries`, then `hard_state`, in the order of the readies, syncing
 ///   if `must_sync`; then call [`crate::Consensus::persisted`], and only after that call send
-///   `messages_after_persist`. Several readies may be in flight.
+///   `messages_after_persist`. Several readies may be in flight. One that needs no sync and has no
+///   such messages need not be reported; reporting it does no harm.
 /// - Send `messages` at once, whatever is in flight.
 /// - Apply `committed` in order, and report [`crate::Consensus::applied`]. They are durable on a
 ///   quorum and here.
@@ -23,7 +24,7 @@ pub struct Ready {
     /// The hard state, if it changed.
     pub hard_state: Option<HardState>,
     /// Whether this has to be synced. `false` with a hard state means that only the commit index
-    /// changed: it is written, not synced, and needs no report.
+    /// changed: it is written, not synced.
     pub must_sync: bool,
     /// Messages to send now.
     pub messages: Vec<raftpb::Message>,

@@ -162,15 +162,15 @@ impl Session {
                     // A value that cannot be read counts as absent.
                     let _ = self.invocation.flags.set(names[place], value.as_encoded_bytes());
                 }
-                Some(_) => {}
                 None if name == "ETCDCTL_API" && value == "3" => {}
                 None if is_watch && name.starts_with("ETCDCTL_WATCH_") && !value.is_empty() => {}
-                None if name.starts_with("ETCDCTL_") => {
+                // An empty value counts as absent too, but not without a word.
+                _ if name.starts_with("ETCDCTL_") => {
                     let whole = format!("{name}={}", lossy(value.as_encoded_bytes()));
                     let field = [("environment-variable", Field::Text(&whole))];
                     log(Level::Warn, None, "unrecognized environment variable", &field);
                 }
-                None => {}
+                _ => {}
             }
         }
         Ok(())
@@ -184,8 +184,9 @@ fn variable(flag: &str) -> String {
 
 /// TLS is not there yet: whatever asks for it is refused, after what would be wrong anyway.
 pub fn refuse_tls(flags: &Flags, files: [&str; 3], plain: &str) -> Result<(), Failure> {
+    let own = files[0] == "cert";
     for name in files {
-        if flags.is_given(name) && flags.bytes(name).is_empty() {
+        if own && flags.is_given(name) && flags.bytes(name).is_empty() {
             return Err(Failure::arguments(format!("empty string is passed to --{name} option")));
         }
     }
@@ -194,7 +195,7 @@ pub fn refuse_tls(flags: &Flags, files: [&str; 3], plain: &str) -> Result<(), Fa
         let text = format!("KeyFile and CertFile must both be present[key: {key}, cert: {cert}]");
         return Err(Failure::arguments(text));
     }
-    let skip = files[0] == "cert" && flags.bool("insecure-skip-tls-verify");
+    let skip = own && flags.bool("insecure-skip-tls-verify");
     if !cert.is_empty() || !cacert.is_empty() || !flags.bool(plain) || skip {
         return Err(Failure::arguments("TLS is not supported yet, connect in plain text"));
     }
@@ -241,12 +242,10 @@ pub fn ask(prompt: &str) -> std::io::Result<String> {
     let read = stdin.read_line(&mut line);
     if let Some(saved) = &saved {
         tcsetattr(&stdin, OptionalActions::Flush, saved)?;
-        println!();
     }
-    match read? {
-        0 => Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "EOF")),
-        _ => Ok(line.trim_end_matches(['\n', '\r']).to_owned()),
-    }
+    println!();
+    // The end of the input is an empty answer.
+    read.map(|_| line.trim_end_matches(['\n', '\r']).to_owned())
 }
 
 type Hook = Arc<dyn Fn(&FailedAttempt<'_>) + Send + Sync>;

@@ -181,9 +181,31 @@ impl Member {
             Input::Campaign => self.consensus.campaign(),
             Input::TransferLeader(to) => self.consensus.transfer_leader(to.0),
         }
-        self.proposals.submit(&mut self.consensus);
-        self.trim();
+        self.settle();
         Ok(())
+    }
+
+    /// Brings the member to a known shape after an input: a sole voter leads as soon as all that is
+    /// known to be committed is applied, proposals are in consensus if anybody leads, the log in
+    /// memory is not longer than it should be.
+    fn settle(&mut self) {
+        let leader = self.consensus.soft_state().leader;
+        if leader == 0 {
+            self.lead_if_alone();
+        }
+        if leader != 0 || self.consensus.soft_state().leader != 0 {
+            self.proposals.submit(&mut self.consensus);
+        }
+        self.proposals.bound();
+        self.trim();
+    }
+
+    /// A sole voter has nobody to wait for: an election timeout would only delay its start.
+    fn lead_if_alone(&mut self) {
+        let alone = self.consensus.conf_state().voters == [self.id.0];
+        if alone && self.applied >= self.consensus.hard_state().commit {
+            self.consensus.campaign();
+        }
     }
 
     /// What has to be done now, in order.

@@ -57,6 +57,11 @@ impl Proposals {
         self.waiting.push_back((self.now_ticks, proposal));
     }
 
+    /// Forgets what waits beyond the bound.
+    pub(crate) fn bound(&mut self) {
+        self.waiting.truncate(MAX_WAITING);
+    }
+
     /// Hands everything to consensus, or leaves it waiting where there is no leader. Payloads that
     /// wait together go in together.
     pub(crate) fn submit(&mut self, consensus: &mut Consensus) {
@@ -70,7 +75,6 @@ impl Proposals {
                 }
             };
             if result == Err(ProposeError::NoLeader) {
-                self.waiting.truncate(MAX_WAITING);
                 return;
             }
             // Dropped by a hand-over or a removal: as if the message to a leader had been lost.

@@ -29,7 +29,7 @@ const LEAVES_PER_LOCK: usize = 4;
 /// Locks taken for pruning in one step.
 const LOCKS_PER_STEP: usize = 16;
 /// Records looked up under one lock.
-const LOOKUPS_PER_LOCK: usize = 128;
+const LOOKUPS_PER_LOCK: usize = 32;
 /// Records scanned in one step, as upstream's default batch.
 const DEFAULT_BATCH: usize = 1000;
 

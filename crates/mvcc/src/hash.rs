@@ -20,7 +20,7 @@ use crate::store::{ReadError, Store};
 /// Number of compaction hashes that are remembered.
 const CACHED_HASHES: usize = 10;
 /// Records looked up, or keys visited, under one lock.
-const CHUNK: usize = 256;
+const CHUNK: usize = 64;
 
 /// A hash and what it covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

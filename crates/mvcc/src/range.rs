@@ -15,17 +15,17 @@
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
 
-use backend::{RecordValue, View};
+use backend::{RecordReader, RecordValue, View};
 use bytes::Bytes;
 use types::{KeyRange, RecordKey, Revision};
 
-use crate::index::{Found, Index};
+use crate::index::Found;
 use crate::kvs::{EncodedKvs, KvsBuilder};
 use crate::record::{self, RecordFields};
 use crate::store::{ReadError, State, Store};
 
 /// Keys visited under one lock.
-const CHUNK_KEYS: usize = 512;
+const CHUNK_KEYS: usize = 256;
 /// Chunked tries of a read at the latest revision before it keeps the lock.
 const MAX_RESTARTS: usize = 3;
 
@@ -188,11 +188,15 @@ struct Selection {
 
 /// Where records come from: the backend and the transaction's own.
 pub(crate) struct Source<'a> {
-    pub(crate) view: &'a View,
-    pub(crate) own: &'a [(RecordKey, Bytes)],
+    reader: RecordReader<'a>,
+    own: &'a [(RecordKey, Bytes)],
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    pub(crate) fn new(view: &'a View, own: &'a [(RecordKey, Bytes)]) -> Result<Self, ReadError> {
+        Ok(Self { reader: view.reader()?, own })
+    }
+
     /// The record of a put.
     pub(crate) fn record(&self, revision: Revision) -> Result<RecordValue<'_>, ReadError> {
         if let Some((first, _)) = self.own.first()
@@ -201,7 +205,7 @@ impl Source<'_> {
             // Sub-revisions count the records of the transaction from 0.
             return Ok(RecordValue::Pending(self.own[revision.sub as usize].1.clone()));
         }
-        self.view.record(RecordKey::put(revision))?.ok_or(ReadError::MissingRecord { revision })
+        self.reader.record(RecordKey::put(revision))?.ok_or(ReadError::MissingRecord { revision })
     }
 
     /// The lease in the record of a put.
@@ -221,19 +225,20 @@ impl Store {
             let state = self.state.read();
             let at = state.resolve(query.revision)?;
             let (epoch, revision, view) = (state.epoch, state.current, self.backend.view());
-            let mut selection = Selection::default();
-            if attempt >= MAX_RESTARTS {
-                let done = select(&state.index, query, at, None, usize::MAX, &mut selection);
-                assert!(done.is_none(), "a walk without bound ends");
+            let selection = if attempt >= MAX_RESTARTS {
+                let selection = select_all(&state, query, at);
                 drop(state);
+                selection
             } else {
-                let next = select(&state.index, query, at, None, CHUNK_KEYS, &mut selection);
+                let mut selection = Selection::default();
+                let next = select(&state, query, at, None, CHUNK_KEYS, &mut selection);
                 drop(state);
                 if self.select_rest(query, at, epoch, next, &mut selection).is_break() {
                     continue;
                 }
-            }
-            return finish(query, selection, &Source { view: &view, own: &[] }, revision);
+                selection
+            };
+            return finish(query, selection, &Source::new(&view, &[])?, revision);
         }
         unreachable!("a read that keeps the lock is not disturbed")
     }
@@ -252,7 +257,7 @@ impl Store {
         let view = self.backend.view();
         drop(state);
         let mut builder = KvsBuilder::new(1);
-        push(query, key, &found, &Source { view: &view, own: &[] }, &mut builder)?;
+        push(query, key, &found, &Source::new(&view, &[])?, &mut builder)?;
         Ok(RangeResult { kvs: builder.finish(), count, more: false, revision })
     }
 
@@ -270,7 +275,7 @@ impl Store {
             if state.epoch != epoch || state.compacted > at {
                 return ControlFlow::Break(());
             }
-            next = select(&state.index, query, at, Some(&from), CHUNK_KEYS, selection);
+            next = select(&state, query, at, Some(&from), CHUNK_KEYS, selection);
         }
         ControlFlow::Continue(())
     }
@@ -282,7 +287,7 @@ impl Store {
         let Some(found) = state.index.get(key, at) else { return Ok(None) };
         let view = self.backend.view();
         drop(state);
-        Source { view: &view, own: &[] }.record(found.modified).map(|record| Some(record.into_bytes()))
+        Source::new(&view, &[])?.record(found.modified).map(|record| Some(record.into_bytes()))
     }
 }
 
@@ -294,32 +299,43 @@ pub(crate) fn range_in_txn(
     source: &Source<'_>,
 ) -> Result<RangeResult, ReadError> {
     let at = state.resolve_at(query.revision, current)?;
-    let mut selection = Selection::default();
-    let done = select(&state.index, query, at, None, usize::MAX, &mut selection);
-    assert!(done.is_none(), "a walk without bound ends");
+    let selection = select_all(state, query, at);
     finish(query, selection, source, current)
 }
 
 /// Walks up to `chunk` keys that exist. Returns where to go on, `None` when the walk is complete.
+///
+/// At the newest revision the number of keys is known without a walk, so there it ends with the
+/// last result.
 fn select(
-    index: &Index,
+    state: &State,
     query: &RangeQuery,
     at: i64,
     from: Option<&[u8]>,
     chunk: usize,
     selection: &mut Selection,
 ) -> Option<Vec<u8>> {
-    let (take, filters) = (query.take(), query.has_filters());
+    let (take, filters) = (if query.count_only { 0 } else { query.take() }, query.has_filters());
+    let ends_early = query.without_total && !query.count_only;
+    if selection.records.len() == take
+        && !ends_early
+        && let Some(total) = state.count_now(&query.range, at)
+    {
+        selection.count = total;
+        return None;
+    }
     let bound = selection.visited.saturating_add(chunk);
-    let end = index.walk(&query.range, from, at, |key, found| {
+    let end = state.index.walk(&query.range, from, at, |key, found| {
         selection.count += 1;
         selection.visited += 1;
-        if !query.count_only && selection.records.len() < take && (!filters || query.passes(&found)) {
-            let key = if query.needs_keys() { key.into() } else { Box::default() };
-            selection.records.push(Selected { found, key });
-        }
-        if query.without_total && !query.count_only && selection.records.len() == take {
-            return ControlFlow::Break(None);
+        if selection.records.len() < take {
+            if !filters || query.passes(&found) {
+                let key = if query.needs_keys() { key.into() } else { Box::default() };
+                selection.records.push(Selected { found, key });
+            }
+            if selection.records.len() == take {
+                return ControlFlow::Break(if ends_early { None } else { Some([key, b"\0"].concat()) });
+            }
         }
         match selection.visited == bound {
             true => ControlFlow::Break(Some([key, b"\0"].concat())),
@@ -330,6 +346,16 @@ fn select(
         ControlFlow::Break(next) => next,
         ControlFlow::Continue(()) => None,
     }
+}
+
+/// Walks to the end under one lock.
+fn select_all(state: &State, query: &RangeQuery, at: i64) -> Selection {
+    let mut selection = Selection::default();
+    let mut next = select(state, query, at, None, usize::MAX, &mut selection);
+    while let Some(from) = next {
+        next = select(state, query, at, Some(&from), usize::MAX, &mut selection);
+    }
+    selection
 }
 
 fn finish(

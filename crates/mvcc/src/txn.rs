@@ -82,8 +82,8 @@ impl WriteTxn<'_> {
         Revision::new(self.begin + 1, self.records.len() as i64)
     }
 
-    fn source(&self) -> Source<'_> {
-        Source { view: &self.view, own: &self.records }
+    fn source(&self) -> Result<Source<'_>, ReadError> {
+        Source::new(&self.view, &self.records)
     }
 
     /// Creates or overwrites a key.
@@ -92,8 +92,15 @@ impl WriteTxn<'_> {
     /// the previous record, asked for its lease, is damaged; then nothing has changed.
     pub fn put(&mut self, key: Bytes, value: Bytes, lease: LeaseId) -> Result<Put, ReadError> {
         let revision = self.next();
-        let indexed = self.store.state.write().index.put(&key, revision, lease.0 != 0);
+        let mut state = self.store.state.write();
+        let indexed = state.index.put(&key, revision, lease.0 != 0);
+        let created = indexed.previous.is_none();
+        if created {
+            state.uncommitted.push((key.clone(), 1));
+        }
+        drop(state);
         let previous_lease = self.lease_of(indexed.previous).inspect_err(|_| {
+            // Only a record that exists has a lease, so nothing was created.
             self.store.state.write().index.undo(&key, revision);
         })?;
         let record = record::encode(&RecordFields {
@@ -104,7 +111,6 @@ impl WriteTxn<'_> {
             value: &value,
             lease: lease.0,
         });
-        let created = indexed.previous.is_none();
         self.records.push((RecordKey::put(revision), record.clone()));
         self.events.push(Event::put(revision, key, record, created));
         Ok(Put { revision: revision.main, previous_lease, created })
@@ -145,6 +151,7 @@ impl WriteTxn<'_> {
             let revision = self.next();
             // A key changed twice in this transaction may be gone already.
             let Some(stamp) = state.index.tombstone(&key, revision) else { continue };
+            state.uncommitted.push((key.clone(), -1));
             self.records.push((RecordKey::tombstone(revision), record::encode_tombstone(&key)));
             self.events.push(Event::delete(revision, key.clone()));
             ended.push((key, stamp));
@@ -158,14 +165,14 @@ impl WriteTxn<'_> {
 
     fn lease_of(&self, previous: Option<Stamp>) -> Result<LeaseId, ReadError> {
         match previous.filter(|stamp| stamp.is_leased()) {
-            Some(stamp) => Ok(LeaseId(self.source().lease(stamp.revision())?)),
+            Some(stamp) => Ok(LeaseId(self.source()?.lease(stamp.revision())?)),
             None => Ok(LeaseId(0)),
         }
     }
 
     /// Reads a range; sees what this transaction changed.
     pub fn range(&self, query: &RangeQuery) -> Result<RangeResult, ReadError> {
-        range_in_txn(&self.store.state.read(), query, self.revision(), &self.source())
+        range_in_txn(&self.store.state.read(), query, self.revision(), &self.source()?)
     }
 
     /// What the index knows of a key as this transaction sees it.
@@ -182,7 +189,7 @@ impl WriteTxn<'_> {
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
         let found = self.store.state.read().index.get(key, self.revision());
         let Some(found) = found else { return Ok(None) };
-        self.source().record(found.modified).map(|record| Some(record.into_bytes()))
+        self.source()?.record(found.modified).map(|record| Some(record.into_bytes()))
     }
 
     /// Hands the changes to the backend together with `set`, which carries the log position and
@@ -200,7 +207,10 @@ impl WriteTxn<'_> {
         if !changed {
             return TxnOutcome { revision, events: None };
         }
-        self.store.state.write().current = revision;
+        let mut state = self.store.state.write();
+        state.current = revision;
+        state.forget_uncommitted();
+        drop(state);
         TxnOutcome { revision, events: Some(Arc::new(RevisionEvents { main: revision, events })) }
     }
 }
@@ -214,5 +224,6 @@ impl Drop for WriteTxn<'_> {
         for event in self.events.drain(..).rev() {
             state.index.undo(&event.key, event.revision);
         }
+        state.forget_uncommitted();
     }
 }

@@ -440,7 +440,7 @@ impl Machine {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
     #[test]
     fn behaves_like_a_list(operations in prop::collection::vec(operation(), 1..70), end in any::<prop::sample::Index>()) {
         let mut machine = Machine::new();

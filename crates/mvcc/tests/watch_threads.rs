@@ -105,6 +105,10 @@ impl Client {
             if self.random.below(60) == 0 {
                 (stream, ready) = self.connect();
             }
+            if self.random.below(20) == 0 {
+                self.replace_watcher(&stream);
+                continue;
+            }
             let taken = stream.take();
             if !taken.is_empty() {
                 last_word = Instant::now();
@@ -120,6 +124,20 @@ impl Client {
             stream.request_progress();
         }
         self
+    }
+
+    /// Cancels the watcher and creates another one of the same id, which goes on where the old one
+    /// stopped: it would notice if something of the old one still came.
+    fn replace_watcher(&mut self, stream: &Stream) {
+        assert!(stream.cancel(0));
+        let mut before = stream.take();
+        assert!(matches!(before.pop(), Some(Outgoing::Cancelled { id: 0, .. })), "it is the last word");
+        for response in before {
+            self.hear(response);
+        }
+        let request =
+            WatchRequest { id: Some(0), start_revision: self.next, ..WatchRequest::new(self.range.clone()) };
+        stream.create(request).unwrap();
     }
 
     fn hear(&mut self, response: Outgoing) -> bool {

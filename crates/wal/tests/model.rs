@@ -188,6 +188,10 @@ fn a_missing_segment_and_a_foreign_lock_are_reported() {
     let gap = Wal::open(disk.clone(), dir, START, SMALL).err().unwrap();
     assert_eq!(gap.to_string(), "wal: segment 2 is missing in wal");
     let later = LogPosition { index: 20, term: 1 };
+    let newest = wal::newest_valid_snapshot(&*disk, dir, |_| true).unwrap().unwrap();
+    assert_eq!(newest.position, later);
+    let before_gap = wal::newest_valid_snapshot(&*disk, dir, |mark| mark.position.index == 1);
+    assert!(matches!(before_gap, Err(Error::MissingSegment { missing: 2, .. })), "{before_gap:?}");
     Wal::open(disk, dir, later, SMALL).expect("the segments behind the gap are whole");
 }
 
@@ -229,4 +233,40 @@ fn an_empty_last_segment_gets_its_head_again() {
     drop(log);
     assert_eq!(wal::read(&*disk, dir, START).unwrap().entries.len(), 21);
     assert_eq!(wal::read(&*disk, dir, mark(21, 1).position).unwrap().hard_state, state(1, 1, 20));
+}
+
+/// Writer and preparer on threads of their own, on a real disk, over several cuts.
+#[test]
+fn preparing_on_another_thread_never_touches_records() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join(DIR);
+    let disk: std::sync::Arc<dyn env::Disk> = std::sync::Arc::new(env::real::RealDisk);
+    let options = Options { segment_bytes: 64 << 10, no_sync: true };
+    let mut log = Wal::create(disk.clone(), &dir, b"meta", options).unwrap();
+    let mut preparer = log.preparer();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let order = std::sync::atomic::Ordering::Relaxed;
+    let mut entries = Vec::new();
+    let steps = std::thread::scope(|scope| {
+        let helper = scope.spawn(|| {
+            let mut steps = 0;
+            while !done.load(order) {
+                steps += usize::from(preparer.step().unwrap() == Prepared::More);
+            }
+            steps
+        });
+        for index in 1..=2000 {
+            let added = entry(index, 1, vec![index as u8; index as usize % 500]);
+            log.append(&Batch { entries: std::slice::from_ref(&added), hard_state: None }).unwrap();
+            entries.push(added);
+        }
+        done.store(true, order);
+        helper.join().unwrap()
+    });
+    assert!(steps > 0);
+    assert!(wal::segments(&*disk, &dir).unwrap().len() > 5);
+    drop(log);
+    let (_, replayed) = Wal::open(disk, &dir, START, options).unwrap();
+    assert!(replayed.repaired.is_none());
+    assert_eq!(replayed.entries, entries);
 }

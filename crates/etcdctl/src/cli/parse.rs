@@ -507,7 +507,7 @@ mod tests {
         check_failure("gte", "unknown command \"gte\" for \"etcdctl\"\n\nDid you mean this?\n\tget\n");
         check_failure(
             "e k",
-            "unknown command \"e\" for \"etcdctl\"\n\nDid you mean this?\n\tendpoint\n\telect\n",
+            "unknown command \"e\" for \"etcdctl\"\n\nDid you mean this?\n\tget\n\tdel\n\tendpoint\n\telect\n",
         );
     }
 

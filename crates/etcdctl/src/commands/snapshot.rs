@@ -46,6 +46,14 @@ fn failed(text: impl ToString) -> Failure {
     Failure::new(INTERRUPTED, text)
 }
 
+/// Upstream shows the whole status here, except for a deadline.
+fn not_opened(error: client::Error) -> Failure {
+    match error {
+        client::Error::DeadlineExceeded => failed(error),
+        error => failed(error.status_text()),
+    }
+}
+
 fn is_pipe(path: &Path) -> bool {
     let kind = fs::metadata(path).map(|metadata| metadata.file_type());
     kind.is_ok_and(|kind| kind.is_fifo() || kind.is_char_device() || kind.is_socket())
@@ -73,7 +81,7 @@ async fn fetch(settings: &Settings, path: &Path) -> Result<String, Failure> {
     let client = settings.limited_if_asked(&client);
     if is_pipe(path) {
         let mut file = OpenOptions::new().write(true).open(path).map_err(failed)?;
-        let mut snapshot = client.snapshot().await.map_err(failed)?;
+        let mut snapshot = client.snapshot().await.map_err(not_opened)?;
         copy(&mut snapshot, &mut file, settings).await?;
         return Ok(snapshot.storage_version().to_owned());
     }
@@ -88,7 +96,7 @@ async fn fetch(settings: &Settings, path: &Path) -> Result<String, Failure> {
     log(Level::Info, None, "created temporary db file", &[("path", Field::Text(&shown_part))]);
 
     let start = Instant::now();
-    let mut snapshot = client.snapshot().await.map_err(failed)?;
+    let mut snapshot = client.snapshot().await.map_err(not_opened)?;
     log(Level::Info, Some("client"), "opened snapshot stream; downloading", &[]);
     log(Level::Info, None, "fetching snapshot", &[("endpoint", Field::Text(endpoint))]);
     let size = copy(&mut snapshot, &mut file, settings).await?;
@@ -104,8 +112,12 @@ async fn fetch(settings: &Settings, path: &Path) -> Result<String, Failure> {
     ];
     log(Level::Info, None, "fetched snapshot", &fields);
     let shown = path.display().to_string();
-    fs::rename(&part.0, path)
-        .map_err(|error| failed(format!("could not rename {shown_part} to {shown} ({})", os_text(&error))))?;
+    fs::rename(&part.0, path).map_err(|error| {
+        failed(format!(
+            "could not rename {shown_part} to {shown} (rename {shown_part} {shown}: {})",
+            os_text(&error)
+        ))
+    })?;
     sync_directory(path);
     log(Level::Info, None, "saved", &[("path", Field::Text(&shown))]);
     Ok(version)

@@ -123,14 +123,20 @@ pub async fn watch(session: &mut Session) -> Result<(), Failure> {
 /// Prints what a watch brings until it ends. Fails only if its command or the format does.
 async fn show(mut watch: Watch, printer: Printer, command: Vec<Bytes>) -> Result<(), Failure> {
     while let Some(response) = watch.next().await {
-        let response = match response {
-            Ok(response) => response,
-            Err(error) => {
-                eprintln!("watch was canceled ({error})");
-                pb::WatchResponse { canceled: true, ..Default::default() }
-            }
+        let ended = || pb::WatchResponse {
+            header: Some(pb::ResponseHeader::default()),
+            canceled: true,
+            ..Default::default()
         };
-        if let Some(error) = cancel_error(&response).filter(|_| response.header.is_some()) {
+        let (response, error) = match response {
+            Ok(response) => {
+                let error = cancel_error(&response);
+                // Of a watch that never came to be, only the reason is known.
+                (if response.created && response.canceled { ended() } else { response }, error)
+            }
+            Err(error) => (ended(), Some(error)),
+        };
+        if let Some(error) = error {
             eprintln!("watch was canceled ({})", cancel_text(&error));
         }
         if is_progress(&response) {

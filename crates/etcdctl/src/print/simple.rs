@@ -77,7 +77,7 @@ impl Out<'_> {
                 for alarm in &response.alarms {
                     let member = (alarm.member_id != 0).then(|| format!("memberID:{}", alarm.member_id));
                     let name = (alarm.alarm != 0).then(|| format!("alarm:{}", alarm_name(alarm.alarm)));
-                    self.line(member.into_iter().chain(name).collect::<Vec<_>>().join("  "));
+                    self.line(member.into_iter().chain(name).collect::<Vec<_>>().join(" "));
                 }
             }
             Answer::MemberAdd(response) => {

@@ -202,14 +202,18 @@ impl Entry {
         }
     }
 
-    /// Takes the newest record back, which must be `revision`. Returns whether nothing is left.
+    /// Takes the newest record back, which must be `revision`. If it is the only one, nothing happens
+    /// and `true` says that the entry is to be dropped.
     pub fn undo(&mut self, revision: Revision) -> bool {
         assert_eq!(self.last().revision(), revision, "only the newest record can be taken back");
         match self {
             Self::One(_) => true,
             Self::Many(history) => {
-                history.stamps.pop();
-                history.stamps.is_empty()
+                let only = history.stamps.len() == 1;
+                if !only {
+                    history.stamps.pop();
+                }
+                only
             }
         }
     }

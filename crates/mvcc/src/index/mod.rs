@@ -24,7 +24,6 @@ const FIRST_KEY: &[u8] = b"\0";
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     tree: Tree,
-    live: usize,
 }
 
 /// What a put did to its key.
@@ -47,7 +46,18 @@ pub(crate) struct Pruning {
 impl Index {
     /// Number of keys that exist now.
     pub(crate) fn live_keys(&self) -> usize {
-        self.live
+        self.tree.live()
+    }
+
+    /// Number of keys of `range` that exist now, in time that hardly depends on how many there are.
+    pub(crate) fn count_live(&self, range: &KeyRange) -> usize {
+        let start: &[u8] = range.start();
+        let from = start.max(FIRST_KEY);
+        match range {
+            KeyRange::Single(key) => usize::from(!key.is_empty() && self.get(key, i64::MAX).is_some()),
+            KeyRange::Span(_, end) => self.tree.count_live(from, Some(end)),
+            KeyRange::From(_) => self.tree.count_live(from, None),
+        }
     }
 
     /// Number of keys with any record.
@@ -72,7 +82,7 @@ impl Index {
     /// Adds a put at `revision`.
     pub(crate) fn put(&mut self, key: &[u8], revision: Revision, leased: bool) -> Indexed {
         let stamp = Stamp::put(revision, leased);
-        let indexed = self.tree.upsert(key, |entry| match entry {
+        self.tree.upsert(key, |entry| match entry {
             None => {
                 (Indexed { created: revision.main, version: 1, previous: None }, Some(Entry::created(stamp)))
             }
@@ -81,52 +91,36 @@ impl Index {
                 let (created, version) = entry.put(stamp);
                 (Indexed { created, version, previous: Some(last).filter(|last| !last.is_tombstone()) }, None)
             }
-        });
-        self.live += usize::from(indexed.previous.is_none());
-        indexed
+        })
     }
 
     /// Adds a tombstone at `revision`. Returns the record it ends, `None` if the key does not exist.
     pub(crate) fn tombstone(&mut self, key: &[u8], revision: Revision) -> Option<Stamp> {
-        let ended = self.tree.update(key, |entry| {
+        self.tree.update(key, |entry| {
             let last = entry.last();
             (entry.tombstone(Stamp::tombstone(revision)).then_some(last), Keep::Yes)
-        })??;
-        self.live -= 1;
-        Some(ended)
+        })?
     }
 
     /// Takes back the newest record of a key.
     pub(crate) fn undo(&mut self, key: &[u8], revision: Revision) {
-        let change = self.tree.update(key, |entry| {
-            let was_live = entry.is_live();
-            let empty = entry.undo(revision);
-            let is_live = !empty && entry.is_live();
-            ((was_live, is_live), if empty { Keep::No } else { Keep::Yes })
-        });
-        match change {
-            Some((true, false)) => self.live -= 1,
-            Some((false, true)) => self.live += 1,
-            _ => {}
-        }
+        self.tree.update(key, |entry| ((), if entry.undo(revision) { Keep::No } else { Keep::Yes }));
     }
 
     /// Adds a record found in the store; records come in order of their revisions. `created` and
     /// `version` count only if the key is not known yet.
     pub(crate) fn restore(&mut self, key: &[u8], stamp: Stamp, created: i64, version: i64) {
-        let (was_live, is_live) = self.tree.upsert(key, |entry| match entry {
-            None => ((false, !stamp.is_tombstone()), Some(Entry::restored(stamp, created, version))),
+        self.tree.upsert(key, |entry| match entry {
+            None => ((), Some(Entry::restored(stamp, created, version))),
             Some(entry) => {
-                let was_live = entry.is_live();
                 if stamp.is_tombstone() {
                     entry.tombstone(stamp);
                 } else {
                     entry.put(stamp);
                 }
-                ((was_live, entry.is_live()), None)
+                ((), None)
             }
         });
-        self.live = self.live + usize::from(is_live) - usize::from(was_live);
     }
 
     /// Visits the keys of `range` that exist at `at`, from key `from` on if given.

@@ -31,6 +31,8 @@ enum Node {
 struct Leaf {
     keys: PackedKeys,
     entries: Vec<Entry>,
+    /// Number of entries that are live.
+    live: u32,
 }
 
 #[derive(Debug, Default)]
@@ -38,12 +40,30 @@ struct Inner {
     separators: PackedKeys,
     /// One more than separators.
     children: Vec<Node>,
+    /// Number of live entries below.
+    live: usize,
 }
 
 /// A node that was split: what goes into the parent.
 struct Split {
     separator: Vec<u8>,
     right: Node,
+}
+
+/// What [`Node::upsert`] did: the caller's result, whether a key was added, by how much the number of
+/// live entries changed, and a split.
+struct Upserted<R> {
+    result: R,
+    grown: bool,
+    live: isize,
+    split: Option<Split>,
+}
+
+/// Entries that [`Tree::retain_leaf`] removed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Dropped {
+    keys: usize,
+    live: usize,
 }
 
 /// The tree.
@@ -65,6 +85,19 @@ impl Tree {
         self.len
     }
 
+    /// Number of keys that are live.
+    pub(super) fn live(&self) -> usize {
+        self.root.live()
+    }
+
+    /// Number of live keys in `from..end`, in time that hardly depends on how many there are.
+    pub(super) fn count_live(&self, from: &[u8], end: Option<&[u8]>) -> usize {
+        if end.is_some_and(|end| end <= from) {
+            return 0;
+        }
+        self.root.count_live(Some(from), end)
+    }
+
     pub(super) fn get(&self, key: &[u8]) -> Option<&Entry> {
         let mut node = &self.root;
         loop {
@@ -83,11 +116,12 @@ impl Tree {
         key: &[u8],
         update: impl FnOnce(Option<&mut Entry>) -> (R, Option<Entry>),
     ) -> R {
-        let (result, grown, split) = self.root.upsert(key, update);
+        let Upserted { result, grown, split, .. } = self.root.upsert(key, update);
         self.len += usize::from(grown);
         if let Some(Split { separator, right }) = split {
             let left = std::mem::replace(&mut self.root, Node::Leaf(Leaf::default()));
-            let mut root = Inner { children: vec![left, right], ..Inner::default() };
+            let live = left.live() + right.live();
+            let mut root = Inner { children: vec![left, right], live, ..Inner::default() };
             root.separators.insert(0, &separator);
             self.root = Node::Inner(Box::new(root));
         }
@@ -100,7 +134,7 @@ impl Tree {
         key: &[u8],
         update: impl FnOnce(&mut Entry) -> (R, Keep),
     ) -> Option<R> {
-        let (result, kept) = self.root.update(key, update)?;
+        let (result, kept, _) = self.root.update(key, update)?;
         if kept == Keep::No {
             self.len -= 1;
             self.collapse();
@@ -124,10 +158,10 @@ impl Tree {
         from: &[u8],
         mut visit: impl FnMut(&mut Entry) -> Keep,
     ) -> Option<Vec<u8>> {
-        let mut dropped = 0;
+        let mut dropped = Dropped::default();
         let next = self.root.retain_leaf(from, &mut visit, &mut dropped);
-        self.len -= dropped;
-        if dropped > 0 {
+        self.len -= dropped.keys;
+        if dropped.keys > 0 {
             self.collapse();
         }
         next
@@ -171,9 +205,11 @@ impl Inner {
     fn split(&mut self) -> Split {
         let middle = self.separators.len() / 2;
         let separator = self.separators.key(middle);
-        let mut right = Inner { separators: self.separators.split_off(middle + 1), children: Vec::new() };
+        let mut right = Inner { separators: self.separators.split_off(middle + 1), ..Inner::default() };
         self.separators.remove(middle);
         right.children = self.children.split_off(middle + 1);
+        right.live = right.children.iter().map(Node::live).sum();
+        self.live -= right.live;
         self.children.shrink_to_fit();
         Split { separator, right: Node::Inner(Box::new(right)) }
     }
@@ -208,50 +244,88 @@ impl Node {
         }
     }
 
+    fn live(&self) -> usize {
+        match self {
+            Self::Leaf(leaf) => leaf.live as usize,
+            Self::Inner(inner) => inner.live,
+        }
+    }
+
+    /// Live keys at or above `from` and below `end`; without a bound where the whole node is meant.
+    fn count_live(&self, from: Option<&[u8]>, end: Option<&[u8]>) -> usize {
+        match self {
+            node if from.is_none() && end.is_none() => node.live(),
+            Self::Leaf(leaf) => {
+                let position = |key| leaf.keys.search(key).unwrap_or_else(|position| position);
+                let range = from.map_or(0, position)..end.map_or(leaf.entries.len(), position);
+                leaf.entries[range].iter().filter(|entry| entry.is_live()).count()
+            }
+            Self::Inner(inner) => {
+                let first = from.map_or(0, |from| inner.child_of(from));
+                let last = end.map_or(inner.children.len() - 1, |end| inner.child_of(end));
+                let bounded = |position: usize| {
+                    let from = from.filter(|_| position == first);
+                    inner.children[position].count_live(from, end.filter(|_| position == last))
+                };
+                (first..=last).map(bounded).sum()
+            }
+        }
+    }
+
     fn upsert<R>(
         &mut self,
         key: &[u8],
         update: impl FnOnce(Option<&mut Entry>) -> (R, Option<Entry>),
-    ) -> (R, bool, Option<Split>) {
+    ) -> Upserted<R> {
         match self {
             Self::Leaf(leaf) => match leaf.keys.search(key) {
-                Ok(position) => (update(Some(&mut leaf.entries[position])).0, false, None),
+                Ok(position) => {
+                    let (result, live) = leaf.change(position, |entry| update(Some(entry)).0);
+                    Upserted { result, grown: false, live, split: None }
+                }
                 Err(position) => match update(None) {
-                    (result, None) => (result, false, None),
-                    (result, Some(entry)) => (result, true, leaf.insert(position, key, entry)),
+                    (result, None) => Upserted { result, grown: false, live: 0, split: None },
+                    (result, Some(entry)) => {
+                        let live = isize::from(entry.is_live());
+                        Upserted { result, grown: true, live, split: leaf.insert(position, key, entry) }
+                    }
                 },
             },
             Self::Inner(inner) => {
                 let position = inner.child_of(key);
-                let (result, grown, split) = inner.children[position].upsert(key, update);
+                let Upserted { result, grown, live, split } = inner.children[position].upsert(key, update);
+                inner.live = inner.live.strict_add_signed(live);
                 let split = split.and_then(|Split { separator, right }| {
                     inner.separators.insert(position, &separator);
                     inner.children.insert(position + 1, right);
                     (inner.separators.len() > INNER_KEYS).then(|| inner.split())
                 });
-                (result, grown, split)
+                Upserted { result, grown, live, split }
             }
         }
     }
 
-    fn update<R>(&mut self, key: &[u8], update: impl FnOnce(&mut Entry) -> (R, Keep)) -> Option<(R, Keep)> {
+    /// The third part of the result is by how much the number of live entries changed.
+    fn update<R>(
+        &mut self,
+        key: &[u8],
+        update: impl FnOnce(&mut Entry) -> (R, Keep),
+    ) -> Option<(R, Keep, isize)> {
         match self {
             Self::Leaf(leaf) => {
                 let position = leaf.keys.search(key).ok()?;
-                let (result, keep) = update(&mut leaf.entries[position]);
-                if keep == Keep::No {
-                    leaf.keys.remove(position);
-                    leaf.entries.remove(position);
-                }
-                Some((result, keep))
+                let ((result, keep), live) = leaf.change(position, update);
+                let removed = if keep == Keep::No { leaf.remove(position) } else { 0 };
+                Some((result, keep, live - removed))
             }
             Self::Inner(inner) => {
                 let position = inner.child_of(key);
-                let (result, keep) = inner.children[position].update(key, update)?;
+                let (result, keep, live) = inner.children[position].update(key, update)?;
+                inner.live = inner.live.strict_add_signed(live);
                 if keep == Keep::No {
                     inner.tidy(position);
                 }
-                Some((result, keep))
+                Some((result, keep, live))
             }
         }
     }
@@ -288,7 +362,7 @@ impl Node {
         &mut self,
         from: &[u8],
         visit: &mut impl FnMut(&mut Entry) -> Keep,
-        dropped: &mut usize,
+        dropped: &mut Dropped,
     ) -> Option<Vec<u8>> {
         match self {
             Self::Leaf(leaf) => {
@@ -297,9 +371,8 @@ impl Node {
                     match visit(&mut leaf.entries[position]) {
                         Keep::Yes => position += 1,
                         Keep::No => {
-                            leaf.keys.remove(position);
-                            leaf.entries.remove(position);
-                            *dropped += 1;
+                            dropped.live += leaf.remove(position) as usize;
+                            dropped.keys += 1;
                         }
                     }
                 }
@@ -309,9 +382,10 @@ impl Node {
                 let position = inner.child_of(from);
                 let before = *dropped;
                 let next = inner.children[position].retain_leaf(from, visit, dropped);
+                inner.live -= dropped.live - before.live;
                 let next = next
                     .or_else(|| (position < inner.separators.len()).then(|| inner.separators.key(position)));
-                if *dropped > before {
+                if dropped.keys > before.keys {
                     inner.tidy(position);
                 }
                 next
@@ -323,10 +397,12 @@ impl Node {
     fn join(&mut self, separator: &[u8], right: Node) {
         match (self, right) {
             (Self::Leaf(left), Node::Leaf(mut right)) => {
+                left.live += right.live;
                 left.keys.append(&right.keys);
                 left.entries.append(&mut right.entries);
             }
             (Self::Inner(left), Node::Inner(mut right)) => {
+                left.live += right.live;
                 let end = left.separators.len();
                 left.separators.insert(end, separator);
                 left.separators.append(&right.separators);
@@ -348,8 +424,27 @@ impl Node {
 }
 
 impl Leaf {
+    /// Changes an entry. Also returns by how much the number of live entries changed.
+    fn change<R>(&mut self, position: usize, change: impl FnOnce(&mut Entry) -> R) -> (R, isize) {
+        let entry = &mut self.entries[position];
+        let was_live = entry.is_live();
+        let result = change(entry);
+        let live = i32::from(entry.is_live()) - i32::from(was_live);
+        self.live = self.live.strict_add_signed(live);
+        (result, live as isize)
+    }
+
+    /// Removes an entry. Returns 1 if it was live, else 0.
+    fn remove(&mut self, position: usize) -> isize {
+        self.keys.remove(position);
+        let live = u32::from(self.entries.remove(position).is_live());
+        self.live -= live;
+        live as isize
+    }
+
     fn insert(&mut self, position: usize, key: &[u8], entry: Entry) -> Option<Split> {
         let appended = position == self.entries.len();
+        self.live += u32::from(entry.is_live());
         self.keys.insert(position, key);
         if self.entries.len() == self.entries.capacity() {
             self.entries.reserve_exact(GROW_ENTRIES);
@@ -363,7 +458,10 @@ impl Leaf {
         let (last, first) = (self.keys.key(cut - 1), self.keys.key(cut));
         // The shortest string above `last` and not above `first`.
         let separator = first[..common_prefix(&last, &first) + 1].to_vec();
-        let right = Leaf { keys: self.keys.split_off(cut), entries: self.entries.split_off(cut) };
+        let (keys, entries) = (self.keys.split_off(cut), self.entries.split_off(cut));
+        let live = entries.iter().filter(|entry| entry.is_live()).count() as u32;
+        self.live -= live;
+        let right = Leaf { keys, entries, live };
         self.entries.shrink_to(self.entries.len() + GROW_ENTRIES / 2);
         Some(Split { separator, right: Node::Leaf(right) })
     }
@@ -450,6 +548,13 @@ mod tests {
                     _ => {}
                 }
                 prop_assert_eq!(tree.len(), model.len());
+                prop_assert_eq!(tree.live(), model.len());
+                if kind == 11 {
+                    let (from, end) = (key_of(number / 2, shape), key_of(number, shape.wrapping_add(number as u8)));
+                    let within = |key: &&Vec<u8>| from <= **key && **key < end;
+                    prop_assert_eq!(tree.count_live(&from, Some(&end)), model.keys().filter(within).count());
+                    prop_assert_eq!(tree.count_live(&end, None), model.keys().filter(|key| **key >= end).count());
+                }
             }
             prop_assert_eq!(content(&tree, b""), model_content(&model, b""));
             for key in model.keys() {

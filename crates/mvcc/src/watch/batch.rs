@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::History;
-use crate::event::{Event, RevisionEvents};
-use crate::record::{put_varint, varint_len};
+use crate::event::{Event, EventKind, RevisionEvents};
+use crate::record::{put_bytes_field, put_varint, varint_len};
 
 /// Key of field 11 (`events`) of `WatchResponse`, length-delimited.
 const EVENTS_FIELD: u8 = 11 << 3 | 2;
@@ -107,14 +107,56 @@ impl BatchMaker {
     }
 }
 
-/// The batch of a single event.
+/// The batch of a single event, without the detour over the event's own wire form.
 pub(crate) fn single(history: &dyn History, event: &Event, prev_kv: bool) -> Arc<Batch> {
-    Arc::new(Batch::new(&[wire(history, event, prev_kv)]))
+    let previous = match prev_kv && !event.created {
+        true => history.record_at(&event.key, event.revision.main - 1),
+        false => None,
+    };
+    let field_len = |bytes: &Bytes| 1 + varint_len(bytes.len() as u64) + bytes.len();
+    let kind_len = if event.kind == EventKind::Delete { 2 } else { 0 };
+    let len = kind_len + field_len(&event.record) + previous.as_ref().map_or(0, field_len);
+    let mut encoded = Vec::with_capacity(1 + varint_len(len as u64) + len);
+    encoded.put_u8(EVENTS_FIELD);
+    put_varint(&mut encoded, len as u64);
+    if event.kind == EventKind::Delete {
+        encoded.put_slice(&[0x08, 1]);
+    }
+    put_bytes_field(&mut encoded, 2, &event.record);
+    if let Some(previous) = previous {
+        put_bytes_field(&mut encoded, 3, &previous);
+    }
+    Arc::new(Batch { encoded: encoded.into(), ends: Vec::new() })
 }
 
 fn wire<'a>(history: &dyn History, event: &'a Event, prev_kv: bool) -> &'a Bytes {
     match prev_kv {
         true => event.wire_with_previous(|| history.record_at(&event.key, event.revision.main - 1)),
         false => event.wire(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::history::Echo;
+    use types::Revision;
+
+    #[test]
+    fn the_short_way_leads_to_the_same_bytes() {
+        let long = Bytes::from(vec![7; 300]);
+        for event in [
+            Event::put(Revision::new(9, 0), "k".into(), long.clone(), false),
+            Event::put(Revision::new(9, 0), "k".into(), long, true),
+            Event::delete(Revision::new(9, 0), "k".into()),
+        ] {
+            let events = [Arc::new(RevisionEvents { main: 9, events: vec![event] })];
+            for prev_kv in [false, true] {
+                let short = single(&Echo, &events[0].events[0], prev_kv);
+                let way = BatchMaker::default().batch(&Echo, &events, &[(0, 0)], prev_kv);
+                assert_eq!(short.encoded(), way.encoded());
+                assert_eq!((short.len(), short.entries().len()), (1, 1));
+            }
+        }
     }
 }

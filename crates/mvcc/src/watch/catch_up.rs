@@ -101,7 +101,7 @@ impl Window {
         let start = watcher.range.start();
         let from = self.by_key.partition_point(|place| key(place) < start);
         let rest = &self.by_key[from..];
-        let inside = match &watcher.range {
+        let inside = match &*watcher.range {
             KeyRange::Single(only) => rest.partition_point(|place| key(place) == only),
             KeyRange::Span(_, end) => rest.partition_point(|place| key(place) < end),
             KeyRange::From(_) => rest.len(),

@@ -8,6 +8,7 @@ use std::cmp::Ordering;
 
 use bytes::Bytes;
 
+use super::matcher::Members;
 use super::scatter;
 
 type NodeId = u32;
@@ -23,7 +24,7 @@ struct Node {
     priority: u64,
     left: NodeId,
     right: NodeId,
-    members: Vec<u32>,
+    members: Members,
 }
 
 /// A set of (range, member) pairs.
@@ -56,7 +57,7 @@ impl IntervalSet {
             priority: scatter(self.inserted),
             left: NONE,
             right: NONE,
-            members: vec![member],
+            members: Members::One(member),
         };
         let new = match self.free.pop() {
             Some(at) => {
@@ -78,10 +79,7 @@ impl IntervalSet {
     pub(crate) fn remove(&mut self, start: &Bytes, end: Option<&Bytes>, member: u32) {
         let Some(at) = self.find(start, end) else { return };
         let members = &mut self.node_mut(at).members;
-        if let Some(place) = members.iter().position(|other| *other == member) {
-            members.swap_remove(place);
-        }
-        if members.is_empty() {
+        if members.remove(member) {
             self.root = self.without(self.root, at);
             let node = self.node_mut(at);
             (node.start, node.end) = (Bytes::new(), None);
@@ -106,10 +104,40 @@ impl IntervalSet {
                 return;
             }
             if reaches(node, key) {
-                found.extend_from_slice(&node.members);
+                node.members.append_to(found);
             }
             at = node.right;
         }
+    }
+
+    /// Takes out and returns all (start, end, members) that `wanted` chooses.
+    pub(crate) fn extract(
+        &mut self,
+        wanted: impl Fn(&[u8], Option<&[u8]>) -> bool,
+    ) -> Vec<(Bytes, Option<Bytes>, Members)> {
+        let mut chosen = Vec::new();
+        self.collect(self.root, &wanted, &mut chosen);
+        let mut taken = Vec::new();
+        for at in chosen {
+            self.root = self.without(self.root, at);
+            self.free.push(at);
+            let node = self.node_mut(at);
+            let members = std::mem::replace(&mut node.members, Members::Many(Vec::new()));
+            taken.push((std::mem::take(&mut node.start), node.end.take(), members));
+        }
+        taken
+    }
+
+    fn collect(&self, at: NodeId, wanted: &impl Fn(&[u8], Option<&[u8]>) -> bool, chosen: &mut Vec<NodeId>) {
+        if at == NONE {
+            return;
+        }
+        let node = self.node(at);
+        if wanted(&node.start, node.end.as_deref()) {
+            chosen.push(at);
+        }
+        self.collect(node.left, wanted, chosen);
+        self.collect(node.right, wanted, chosen);
     }
 
     fn find(&self, start: &Bytes, end: Option<&Bytes>) -> Option<NodeId> {

@@ -268,3 +268,48 @@ fn own_range(range: &KeyRange) -> KeyRange {
         KeyRange::From(start) => KeyRange::From(own(start)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::Hub;
+    use crate::watch::history::Echo;
+    use std::time::Duration;
+
+    fn progress(id: WatchId) -> Outgoing {
+        Outgoing::Progress { id, revision: 9 }
+    }
+
+    /// The worker may be about to offer while the service cancels, and even creates anew.
+    #[test]
+    fn a_cancelled_watcher_is_offered_nothing() {
+        let (hub, mut worker) = Hub::new(Arc::new(Echo), Options::default());
+        let stream = hub.stream(|| {});
+        let request = WatchRequest { id: Some(5), ..WatchRequest::new(KeyRange::From(Bytes::new())) };
+        stream.create(request.clone()).unwrap();
+        worker.step(Duration::ZERO);
+        let old = worker.watchers[0].as_ref().unwrap().seat;
+        assert!(matches!(stream.shared.offer(old, progress(5), 0), Offer::Queued { wake: false }));
+        stream.cancel(5);
+        stream.create(request).unwrap();
+        assert!(matches!(stream.shared.offer(old, progress(5), 0), Offer::Gone));
+        assert!(!stream.shared.offer_progress(old, 5, 9));
+        let last = stream.take();
+        assert!(matches!(last[..], [_, _, Outgoing::Cancelled { .. }, Outgoing::Created { .. }]));
+        let shared = stream.shared.clone();
+        drop(stream);
+        assert!(matches!(shared.offer(old, progress(5), 0), Offer::Gone));
+    }
+
+    /// The worker does not speak for a watcher that it has not heard of.
+    #[test]
+    fn progress_of_all_waits_for_the_newest_watcher() {
+        let (hub, _worker) = Hub::new(Arc::new(Echo), Options::default());
+        let stream = hub.stream(|| {});
+        stream.create(WatchRequest::new(KeyRange::From(Bytes::new()))).unwrap();
+        assert_eq!(stream.shared.offer_progress_of_all(0, 1), None);
+        assert_eq!(stream.shared.offer_progress_of_all(1, 1), Some(false), "it was woken by the creation");
+        stream.take();
+        assert_eq!(stream.shared.offer_progress_of_all(1, 1), Some(true));
+    }
+}

@@ -43,7 +43,8 @@ pub(crate) struct Watcher {
     pub(crate) stream: Arc<StreamShared>,
     pub(crate) seat: Seat,
     pub(crate) id: WatchId,
-    pub(crate) range: KeyRange,
+    /// Boxed: live delivery does not look at it.
+    pub(crate) range: Box<KeyRange>,
     pub(crate) filters: Filters,
     pub(crate) prev_kv: bool,
     fragment: bool,
@@ -103,6 +104,8 @@ pub struct HubWorker {
     asked: BTreeSet<u64>,
     pub(crate) catch_up: CatchUp,
     stalled: usize,
+    /// Events queued in this step.
+    delivered: u64,
     /// Streams whose service must be woken.
     wake: Vec<Arc<StreamShared>>,
     run: Run,
@@ -140,6 +143,7 @@ impl HubWorker {
             asked: BTreeSet::new(),
             catch_up: CatchUp::default(),
             stalled: 0,
+            delivered: 0,
             wake: Vec::new(),
             run: Run::default(),
         }
@@ -295,7 +299,7 @@ impl HubWorker {
             stream,
             seat,
             id,
-            range: request.range,
+            range: Box::new(request.range),
             filters: request.filters,
             prev_kv: request.prev_kv,
             fragment: request.fragment,
@@ -446,7 +450,7 @@ impl HubWorker {
                 if wake {
                     self.wake.push(watcher.stream.clone());
                 }
-                self.shared.counters.delivered_events.fetch_add(count as u64, Ordering::Relaxed);
+                self.delivered += count as u64;
                 true
             }
             // Its cancellation is on the way.
@@ -544,10 +548,9 @@ impl HubWorker {
                     && watcher.start_revision <= self.revision
                     && watcher.min_revision <= self.revision + 1;
                 let idle = std::mem::replace(&mut watcher.idle, true);
-                if idle && current {
-                    if watcher.stream.offer_progress(watcher.seat, watcher.id, self.revision) {
-                        self.wake.push(watcher.stream.clone());
-                    }
+                let speak = idle && current;
+                if speak && watcher.stream.offer_progress(watcher.seat, watcher.id, self.revision) {
+                    self.wake.push(watcher.stream.clone());
                 }
             }
         }
@@ -559,8 +562,9 @@ impl HubWorker {
         }
     }
 
-    fn count(&self) {
+    fn count(&mut self) {
         let counters = &self.shared.counters;
+        counters.delivered_events.fetch_add(std::mem::take(&mut self.delivered), Ordering::Relaxed);
         counters.watchers.store(self.by_uid.len(), Ordering::Relaxed);
         counters.slow_watchers.store(self.stalled + self.catch_up.len(), Ordering::Relaxed);
         counters.streams.store(self.streams.len(), Ordering::Relaxed);

@@ -100,9 +100,9 @@ impl Past {
 
 impl Inner {
     fn record_at(&self, key: &[u8], revision: i64) -> Option<Bytes> {
-        let events =
+        let mut events =
             self.revisions.iter().filter(|events| events.main <= revision).flat_map(|events| &events.events);
-        let last = events.filter(|event| event.key == key).next_back()?;
+        let last = events.rfind(|event| event.key == key)?;
         (last.kind == EventKind::Put).then(|| last.record.clone())
     }
 }

@@ -136,10 +136,12 @@ pub fn load(
         path => path.to_owned(),
     };
     let result = match path.as_str() {
-        "" => loaded.from_words_and_variables(read, variables),
-        path => loaded.from_path(path, read_file),
+        "" => loaded.read_words_and_variables(read, variables),
+        path => loaded.read_path(path, read_file),
     };
-    loaded.late.extend(loaded.deprecations());
+    if !(loaded.from_file && result.is_err()) {
+        loaded.late.extend(loaded.deprecations());
+    }
     loaded.failure = result.err();
     if loaded.failure.is_none() {
         loaded.failure = unsupported(&loaded.config).map(Failure::Invalid);
@@ -160,7 +162,7 @@ impl Loaded {
         Self { config, early: Vec::new(), log: None, late: Vec::new(), failure: None, from_file: false }
     }
 
-    fn from_words_and_variables(&mut self, words: flags::Read, variables: &Variables) -> Result<(), Failure> {
+    fn read_words_and_variables(&mut self, words: flags::Read, variables: &Variables) -> Result<(), Failure> {
         let environment = environment::read(variables, &words.given, &mut self.config);
         self.early = environment.notices;
         if let Some(variable) = environment.conflict {
@@ -192,7 +194,7 @@ impl Loaded {
         self.check()
     }
 
-    fn from_path(
+    fn read_path(
         &mut self,
         path: &str,
         read_file: &dyn Fn(&Path) -> io::Result<Vec<u8>>,

@@ -305,7 +305,7 @@ pub struct Config {
     pub given: BTreeSet<String>,
 
     /// `--version` was asked for.
-    show_version: bool,
+    pub show_version: bool,
 }
 
 const DEFAULT_PEER_URL: &str = "http://localhost:2380";

@@ -335,7 +335,7 @@ fn escape_path(path: &str) -> String {
 }
 
 fn escape_host(host: &str) -> String {
-    escape(host, |byte| is_host_byte(byte))
+    escape(host, is_host_byte)
 }
 
 fn escape(text: &str, keep: impl Fn(u8) -> bool) -> String {

@@ -131,22 +131,42 @@ fn check_rotation(outputs: &[String], json: &str) -> Result<(), RuleError> {
     if files > 1 || (outputs.len() == 1 && files == 0) {
         return Err(RuleError::RotationOutputs);
     }
-    let value: serde_json::Value =
-        serde_json::from_str(json).map_err(|error| RuleError::RotationSyntax(error.to_string()))?;
+    let value: serde_json::Value = serde_json::from_str(json).map_err(|error| match error.is_eof() {
+        true => RuleError::RotationSyntax("unexpected end of JSON input".to_owned()),
+        false => RuleError::RotationSyntax(error.to_string()),
+    })?;
+    let cannot = |value: &serde_json::Value, place: &str| {
+        RuleError::RotationValue(format!("json: cannot unmarshal {} into Go {place}", json_kind(value)))
+    };
     let Some(object) = value.as_object() else {
-        return Err(RuleError::RotationValue("not an object".to_owned()));
+        return Err(cannot(&value, "value of type embed.logRotationConfig"));
     };
     for (key, value) in object {
-        let fits = match key.to_lowercase().as_str() {
-            "maxsize" | "maxage" | "maxbackups" => value.is_i64(),
-            "localtime" | "compress" => value.is_boolean(),
-            _ => true,
+        let key = key.to_lowercase();
+        let (fits, go_type) = match key.as_str() {
+            "maxsize" | "maxage" | "maxbackups" => (value.is_i64(), "int"),
+            "localtime" | "compress" => (value.is_boolean(), "bool"),
+            _ => (true, ""),
         };
-        if !fits {
-            return Err(RuleError::RotationValue(format!("{value} is no value for {key}")));
+        if !fits && !value.is_null() {
+            return Err(cannot(
+                value,
+                &format!("struct field logRotationConfig.Logger.{key} of type {go_type}"),
+            ));
         }
     }
     Ok(())
+}
+
+fn json_kind(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::Null => "null".to_owned(),
+        serde_json::Value::Bool(_) => "bool".to_owned(),
+        serde_json::Value::Number(number) => format!("number {number}"),
+        serde_json::Value::String(_) => "string".to_owned(),
+        serde_json::Value::Array(_) => "array".to_owned(),
+        serde_json::Value::Object(_) => "object".to_owned(),
+    }
 }
 
 /// Checks everything but the log settings; warnings on the way go to `notices`.

@@ -1,6 +1,6 @@
 //! The log: zap's record layout behind a small API.
 //!
-//! ```ignore
+//! ```text
 //! log::info!("opened backend db", "path" => path, "took" => took);
 //! log::info("opened backend db", &[("path", path.into()), ("took", took.into())]);
 //! log::named("raft").info("became leader at term 2", &[]);
