@@ -125,39 +125,32 @@ impl Call {
         let Self { context, body, mut respond, gzip, shared, .. } = self;
         let running = Running::start(&shared, method, true);
         let accept = Accept { max_bytes: shared.max_receive_bytes, gzip };
-        let deadline = context.deadline;
-        let request = match read_only_message(body, accept).await {
-            Ok(message) => {
+        let mut timer = Timer::new(context.deadline);
+        let outcome = {
+            let mut work = pin!(async {
+                let message = read_only_message(body, accept).await?;
                 running.metrics().received(method);
-                decode(message)
-            }
-            Err(status) => Err(status),
+                handler(decode(message)?, context).await
+            });
+            poll_fn(|cx| {
+                if let Poll::Ready(outcome) = work.as_mut().poll(cx) {
+                    return Poll::Ready(Some(outcome));
+                }
+                if timer.poll_expired(cx) {
+                    return Poll::Ready(Some(Err(Status::deadline_exceeded())));
+                }
+                if CANCELABLE && respond.poll_reset(cx).is_ready() {
+                    return Poll::Ready(None);
+                }
+                Poll::Pending
+            })
+            .await
         };
-        let outcome = match request {
-            Ok(request) => {
-                let mut handler = pin!(handler(request, context));
-                let mut timer = Timer::new(deadline);
-                let outcome = poll_fn(|cx| {
-                    if let Poll::Ready(outcome) = handler.as_mut().poll(cx) {
-                        return Poll::Ready(Some(outcome));
-                    }
-                    if timer.poll_expired(cx) {
-                        return Poll::Ready(Some(Err(Status::deadline_exceeded())));
-                    }
-                    if CANCELABLE && respond.poll_reset(cx).is_ready() {
-                        return Poll::Ready(None);
-                    }
-                    Poll::Pending
-                })
-                .await;
-                let Some(outcome) = outcome else { return running.end(Code::Canceled) };
-                outcome
-            }
-            Err(status) => Err(status),
-        };
+        let Some(outcome) = outcome else { return running.end(Code::Canceled) };
+        // The library counts an answer for every unary call, whatever it says.
+        running.metrics().sent(method);
         match outcome {
             Ok(reply) => {
-                running.metrics().sent(method);
                 send_single(respond, reply.into_frame());
                 running.end(Code::Ok);
             }
@@ -375,11 +368,9 @@ impl<Req: Message + Default> Requests<Req> {
     /// As [`Requests::next`], for handlers that wait for several things.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Req, Status>>> {
         let message = ready!(self.raw.reader.poll_next(cx));
-        Poll::Ready(message.map(|message| {
-            let request = decode(message?)?;
-            self.raw.shared.metrics.received(self.method);
-            Ok(request)
-        }))
+        // As upstream's counters do, the read that finds the end counts as well.
+        self.raw.shared.metrics.received(self.method);
+        Poll::Ready(message.map(|message| decode(message?)))
     }
 }
 
