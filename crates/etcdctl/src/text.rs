@@ -128,9 +128,9 @@ pub fn duration(duration: Duration) -> String {
     let unit = |size: u128, name: &str| format!("{}{name}", fraction(nanos, size));
     match nanos {
         0 => "0s".to_owned(),
-        ..1_000 => format!("{nanos}ns"),
-        ..1_000_000 => unit(1_000, "µs"),
-        ..1_000_000_000 => unit(1_000_000, "ms"),
+        1..1_000 => format!("{nanos}ns"),
+        1_000..1_000_000 => unit(1_000, "µs"),
+        1_000_000..1_000_000_000 => unit(1_000_000, "ms"),
         _ => {
             let seconds = nanos / 1_000_000_000;
             let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);

@@ -130,14 +130,14 @@ async fn show(mut watch: Watch, printer: Printer, command: Vec<Bytes>) -> Result
         };
         let (response, error) = match response {
             Ok(response) => {
-                let error = cancel_error(&response);
+                let error = cancel_error(&response).map(|error| cancel_text(&error, response.created));
                 // Of a watch that never came to be, only the reason is known.
                 (if response.created && response.canceled { ended() } else { response }, error)
             }
-            Err(error) => (ended(), Some(error)),
+            Err(error) => (ended(), Some(error.to_string())),
         };
         if let Some(error) = error {
-            eprintln!("watch was canceled ({})", cancel_text(&error));
+            eprintln!("watch was canceled ({error})");
         }
         if is_progress(&response) {
             let revision = response.header.unwrap_or_default().revision;
@@ -151,10 +151,10 @@ async fn show(mut watch: Watch, printer: Printer, command: Vec<Bytes>) -> Result
     Ok(())
 }
 
-/// A reason that is a status already is not wrapped in another.
-fn cancel_text(error: &client::Error) -> String {
+/// The reason for refusing a watch stands alone, whether it names a status or not.
+fn cancel_text(error: &client::Error, refused: bool) -> String {
     match error {
-        client::Error::Rpc { message, .. } if message.starts_with("rpc error: ") => message.clone(),
+        client::Error::Rpc { message, .. } if refused => message.clone(),
         other => other.to_string(),
     }
 }
