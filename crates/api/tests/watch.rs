@@ -206,7 +206,7 @@ async fn compaction_cancels_and_progress_is_notified() {
     for _ in 0..5 {
         put(&fixture.member, "a", "1");
     }
-    let compaction = Some(pb::CompactionRequest { revision: 4, physical: false });
+    let compaction = Some(Box::new(pb::CompactionRequest { revision: 4, physical: false }));
     fixture.member.apply(pb::InternalRaftRequest { compaction, ..Default::default() }).unwrap();
     let old = pb::WatchCreateRequest { start_revision: 3, ..create("a", "") };
     let (mut watch, created) = Watch::open(&client, old).await;

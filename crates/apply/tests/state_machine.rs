@@ -84,7 +84,7 @@ impl Machine {
 
     fn alarm(&mut self, action: i32, kind: pb::AlarmType) -> Applied {
         let alarm = pb::AlarmRequest { action, member_id: MEMBER.0, alarm: kind as i32 };
-        self.apply(pb::InternalRaftRequest { alarm: Some(alarm), ..Default::default() })
+        self.apply(pb::InternalRaftRequest { alarm: Some(Box::new(alarm)), ..Default::default() })
     }
 
     fn keys(&self) -> Vec<String> {

@@ -104,7 +104,7 @@ fn translate(v2: Request) -> Result<Option<InternalRaftRequest>, EntryError> {
                 Ok(version) => version.to_string(),
                 Err(_) => return Err(EntryError::V2Value { path, source: None }),
             };
-            request.cluster_version_set = Some(ClusterVersionSetRequest { ver });
+            request.cluster_version_set = Some(Box::new(ClusterVersionSetRequest { ver }));
         }
         ("PUT", _) => {
             let Some(member) = attributes_path(&path) else {
@@ -114,13 +114,13 @@ fn translate(v2: Request) -> Result<Option<InternalRaftRequest>, EntryError> {
                 Ok(attributes) => attributes,
                 Err(source) => return Err(EntryError::V2Value { path, source: Some(source) }),
             };
-            request.cluster_member_attr_set = Some(ClusterMemberAttrSetRequest {
+            request.cluster_member_attr_set = Some(Box::new(ClusterMemberAttrSetRequest {
                 member_id: member.0,
                 member_attributes: Some(ProtoAttributes {
                     name: attributes.name,
                     client_urls: attributes.client_urls,
                 }),
-            });
+            }));
         }
         _ => return Err(EntryError::V2Request { method, path }),
     }

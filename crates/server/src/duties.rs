@@ -98,10 +98,10 @@ async fn publish(node: Rc<Node>, mut published: tokio::sync::watch::Receiver<boo
     let attributes = node.attributes();
     let (name, client_urls) = (attributes.name.clone(), attributes.client_urls.clone());
     let request = pb::InternalRaftRequest {
-        cluster_member_attr_set: Some(membershippb::ClusterMemberAttrSetRequest {
+        cluster_member_attr_set: Some(Box::new(membershippb::ClusterMemberAttrSetRequest {
             member_id: node.id().0,
             member_attributes: Some(membershippb::Attributes { name, client_urls }),
-        }),
+        })),
         ..Default::default()
     };
     while !*published.borrow_and_update() {
@@ -153,7 +153,7 @@ async fn settle_cluster_version(node: &Rc<Node>) {
         ),
     }
     let request = pb::InternalRaftRequest {
-        cluster_version_set: Some(membershippb::ClusterVersionSetRequest { ver: target.to_string() }),
+        cluster_version_set: Some(Box::new(membershippb::ClusterVersionSetRequest { ver: target.to_string() })),
         ..Default::default()
     };
     if let Err(error) = node.propose_internal(request).await {
@@ -216,7 +216,7 @@ async fn raise_no_space(node: Rc<Node>, answer: Option<Answer>) {
             member_id: node.id().0,
             alarm: pb::AlarmType::Nospace as i32,
         };
-        let request = pb::InternalRaftRequest { alarm: Some(alarm), ..Default::default() };
+        let request = pb::InternalRaftRequest { alarm: Some(Box::new(alarm)), ..Default::default() };
         if let Err(error) = node.propose_internal(request).await {
             log::warn!("failed to raise the NOSPACE alarm", "error" => error.to_string());
         }
@@ -254,7 +254,7 @@ async fn expire_leases(node: Rc<Node>) {
                 |(id, remaining): (LeaseId, i64)| pb::LeaseCheckpoint { id: id.0, remaining_ttl: remaining };
             let checkpoints = checkpoints.into_iter().map(checkpoint).collect();
             let request = pb::InternalRaftRequest {
-                lease_checkpoint: Some(pb::LeaseCheckpointRequest { checkpoints }),
+                lease_checkpoint: Some(Box::new(pb::LeaseCheckpointRequest { checkpoints })),
                 ..Default::default()
             };
             if let Err(error) = node.propose_internal(request).await {

@@ -54,8 +54,9 @@ fn refused(error: ApplyError) -> Error {
 }
 
 impl Member for Node {
-    async fn propose(&self, request: InternalRaftRequest) -> Result<Reply, Error> {
-        Ok(Self::propose(self, request).await?)
+    fn propose(&self, request: InternalRaftRequest) -> impl Future<Output = Result<Reply, Error>> {
+        let answer = Self::propose(self, request);
+        async move { Ok(answer.await?) }
     }
 
     async fn read_index(&self) -> Result<(), Error> {
@@ -78,7 +79,7 @@ impl Member for Node {
                 RenewOutcome::ClearCheckpointFirst => {
                     let checkpoints = vec![LeaseCheckpoint { id: id.0, remaining_ttl: 0 }];
                     let request = InternalRaftRequest {
-                        lease_checkpoint: Some(LeaseCheckpointRequest { checkpoints }),
+                        lease_checkpoint: Some(Box::new(LeaseCheckpointRequest { checkpoints })),
                         ..Default::default()
                     };
                     Self::propose(self, request).await?;

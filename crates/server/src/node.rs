@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use apply::{ApplyError, Quota, Reply, Shared};
 use backend::Backend;
+use bytes::Bytes;
 use env::Clock;
 use membership::Attributes;
 use mvcc::Store;
@@ -14,7 +15,7 @@ use prost::Message;
 use proto::etcdserverpb as pb;
 use thiserror::Error;
 use tokio::sync::watch;
-use types::{ClusterId, CompatVersion, MemberId};
+use types::{ClusterId, CompatVersion, MemberId, RequestId};
 
 use crate::lanes::{self, Lanes, Unanswered};
 use crate::metrics::Metrics;
@@ -118,18 +119,23 @@ impl Node {
 
     /// Proposes a client's request and waits until it is applied. The header is filled in here.
     ///
-    /// Call it on a worker thread: the answer comes back through the thread's lane.
-    pub async fn propose(&self, request: pb::InternalRaftRequest) -> Result<Reply, Error> {
+    /// Call it on a worker thread: the answer comes back through the thread's lane. The request is
+    /// encoded at once, so the future holds only its bytes.
+    pub fn propose(&self, request: pb::InternalRaftRequest) -> impl Future<Output = Result<Reply, Error>> + use<> {
         let progress = &self.inner.progress;
         let gap = progress.commit.load(Acquire).saturating_sub(progress.applied.load(Acquire));
-        if gap > MAX_COMMIT_APPLY_GAP {
-            return Err(Error::TooManyRequests);
-        }
-        self.propose_internal(request).await
+        let encoded =
+            if gap > MAX_COMMIT_APPLY_GAP { Err(Error::TooManyRequests) } else { self.encode(request) };
+        self.clone().wait_for_answer(encoded)
     }
 
     /// Proposes a request of the member itself, which is never refused for load.
-    pub async fn propose_internal(&self, mut request: pb::InternalRaftRequest) -> Result<Reply, Error> {
+    pub async fn propose_internal(&self, request: pb::InternalRaftRequest) -> Result<Reply, Error> {
+        let encoded = self.encode(request);
+        self.clone().wait_for_answer(encoded).await
+    }
+
+    fn encode(&self, mut request: pb::InternalRaftRequest) -> Result<(RequestId, Bytes), Error> {
         let id = lanes::next_id();
         request.header = Some(pb::RequestHeader { id: id.0, ..Default::default() });
         let length = request.encoded_len();
@@ -138,9 +144,13 @@ impl Node {
         }
         let mut payload = Vec::with_capacity(length);
         request.encode_raw(&mut payload);
-        drop(request);
+        Ok((id, payload.into()))
+    }
+
+    async fn wait_for_answer(self, encoded: Result<(RequestId, Bytes), Error>) -> Result<Reply, Error> {
+        let (id, payload) = encoded?;
         self.inner.metrics.proposal_pending(1);
-        let result = lanes::propose(id, payload.into(), self.inner.request_timeout).await;
+        let result = lanes::propose(id, payload, self.inner.request_timeout).await;
         self.inner.metrics.proposal_pending(-1);
         match result {
             Ok(answer) => Ok(answer.result?),

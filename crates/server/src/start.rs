@@ -236,6 +236,7 @@ impl<'a> Assembly<'a> {
             snapshot_count: options.snapshot_count,
             compaction_batch_limit: setup.compaction_batch_limit,
             last_snapshot: parts.snapshot_index,
+            next_snapshot: Duration::ZERO,
             leadership: member::Leadership::default(),
             fatal: fatal.clone(),
         };

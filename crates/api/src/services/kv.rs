@@ -326,7 +326,7 @@ pub async fn compact<M: Member>(
     request: pb::CompactionRequest,
 ) -> Result<pb::CompactionResponse, Error> {
     let physical = request.physical;
-    let request = pb::InternalRaftRequest { compaction: Some(request), ..Default::default() };
+    let request = pb::InternalRaftRequest { compaction: Some(Box::new(request)), ..Default::default() };
     let outcome = member.propose(request).await;
     if physical && matches!(outcome, Ok(_) | Err(Error::Compacted)) {
         member.compaction_finished().await?;
@@ -351,7 +351,7 @@ pub(super) async fn check_quota<M: Member>(member: &M, cost: u64) -> Result<(), 
         member_id: config.member_id.0,
         alarm: pb::AlarmType::Nospace as i32,
     };
-    let request = pb::InternalRaftRequest { alarm: Some(alarm), ..Default::default() };
+    let request = pb::InternalRaftRequest { alarm: Some(Box::new(alarm)), ..Default::default() };
     // Whether the alarm is raised or not, the request does not fit.
     if let Err(error) = member.propose(request).await {
         tracing::warn!(%error, "failed to raise the NOSPACE alarm");

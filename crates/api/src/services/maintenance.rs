@@ -26,7 +26,7 @@ pub async fn alarm<M: Member>(member: &M, request: pb::AlarmRequest) -> Result<p
     if pb::alarm_request::AlarmAction::try_from(request.action).is_err() {
         return Err(Error::UnknownMethod);
     }
-    let request = pb::InternalRaftRequest { alarm: Some(request), ..Default::default() };
+    let request = pb::InternalRaftRequest { alarm: Some(Box::new(request)), ..Default::default() };
     match member.propose(request).await? {
         Reply::Alarm(mut response) => {
             member.complete(&mut response.header);

@@ -146,7 +146,7 @@ impl FakeMember {
         self.hub.publish(applied.events);
         if raise {
             let alarm = pb::AlarmRequest { action: 1, member_id: MEMBER.0, alarm: 1 };
-            self.apply(pb::InternalRaftRequest { alarm: Some(alarm), ..Default::default() })?;
+            self.apply(pb::InternalRaftRequest { alarm: Some(Box::new(alarm)), ..Default::default() })?;
         }
         applied.result.map_err(Error::from)
     }

@@ -28,6 +28,9 @@ const ENTRIES_PER_DELIVERY: usize = 256;
 /// An entry that takes longer than this is slow.
 const SLOW_APPLY: Duration = Duration::from_millis(100);
 
+/// Least time between two disk snapshots.
+const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(2);
+
 /// Work for the apply thread.
 #[derive(Debug)]
 pub enum ApplyWork {
@@ -75,6 +78,8 @@ pub struct ApplyThread {
     pub compaction_batch_limit: usize,
     /// Index of the last disk snapshot.
     pub last_snapshot: u64,
+    /// No disk snapshot before this time.
+    pub next_snapshot: Duration,
     /// Leadership as last told.
     pub leadership: Leadership,
     /// Where to report the end of everything.
@@ -179,6 +184,13 @@ impl ApplyThread {
         if position.index.saturating_sub(self.last_snapshot) <= self.snapshot_count {
             return;
         }
+        // Many more entries a second than upstream would make for many snapshots a second, each
+        // with its syncs; what one saves is only the replay of so many entries.
+        let now = self.clock.now();
+        if now < self.next_snapshot {
+            return;
+        }
+        self.next_snapshot = now + SNAPSHOT_INTERVAL;
         self.last_snapshot = position.index;
         let cluster = self.shared.cluster();
         let conf_state = apply::members::conf_state(&cluster);
