@@ -1,8 +1,8 @@
 //! Known differences: the file `known-differences.tsv`.
 //!
 //! One line per difference: an id (it also stands in COMPAT.md), the names of the transcript
-//! entries it concerns (`*` at the end matches any rest; several separated by blanks), what is
-//! compared (`server` or `etcdctl`), and the reason. Lines beginning with `#` are comments.
+//! entries it concerns (blanks written as `_`, `*` at the end matches any rest; several separated by blanks), what is
+//! compared (`server`, `etcdctl`, or `etcdctl-3.5` for what only the older tool does), and the reason. Lines beginning with `#` are comments.
 
 use anyhow::{Context, ensure};
 
@@ -13,7 +13,7 @@ pub struct Difference {
     pub id: String,
     /// Patterns of entry names.
     pub entries: Vec<String>,
-    /// `server` or `etcdctl`.
+    /// `server`, `etcdctl` or `etcdctl-3.5`.
     pub subject: String,
     /// Why it stays.
     pub reason: String,
@@ -46,7 +46,10 @@ impl Known {
                 anyhow::bail!("known difference {line:?} does not have four fields");
             };
             ensure!(!reason.trim().is_empty(), "known difference {id} has no reason");
-            ensure!(matches!(subject, "server" | "etcdctl"), "known difference {id} concerns {subject}");
+            ensure!(
+                matches!(subject, "server" | "etcdctl" | "etcdctl-3.5"),
+                "known difference {id} concerns {subject}"
+            );
             differences.push(Difference {
                 id: id.to_owned(),
                 entries: entries.split_whitespace().map(str::to_owned).collect(),
@@ -57,10 +60,10 @@ impl Known {
         Ok(Self { differences })
     }
 
-    /// Only those that concern a subject.
-    pub fn of(&self, subject: &str) -> Self {
+    /// Only those that concern one of the subjects.
+    pub fn of(&self, subjects: &[&str]) -> Self {
         let mut differences = self.differences.clone();
-        differences.retain(|difference| difference.subject == subject);
+        differences.retain(|difference| subjects.contains(&difference.subject.as_str()));
         Self { differences }
     }
 
@@ -88,6 +91,7 @@ impl Known {
 }
 
 fn matches(pattern: &str, name: &str) -> bool {
+    let name = &name.replace(' ', "_");
     match pattern.strip_suffix('*') {
         Some(start) => name.starts_with(start),
         None => pattern == name,
@@ -116,10 +120,10 @@ mod tests {
 
     #[test]
     fn patterns_match_starts_and_whole_names() {
-        let known = Known::parse("# c\nD1\tkv/a* x\tserver\tbecause\nD2\ty\tetcdctl\tso\n").unwrap();
-        assert!(known.allows("kv/abc") && known.allows("x") && known.allows("y") && !known.allows("xy"));
-        assert!(!known.of("server").allows("y"));
-        assert_eq!(known.unused(&["kv/ab", "y"]), ["x"]);
+        let known = Known::parse("# c\nD1\tkv/a_b* x\tserver\tbecause\nD2\ty\tetcdctl\tso\n").unwrap();
+        assert!(known.allows("kv/a bc") && known.allows("x") && known.allows("y") && !known.allows("xy"));
+        assert!(!known.of(&["server"]).allows("y"));
+        assert_eq!(known.unused(&["kv/a b", "y"]), ["x"]);
         assert_eq!(known.missing_in("see D2, D11"), ["D1"]);
         assert!(Known::parse("D1\ta\tserver\n").is_err());
     }

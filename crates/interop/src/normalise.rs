@@ -24,14 +24,32 @@ impl Normaliser {
         self.replace(format!("{id:x}"), name);
     }
 
-    /// Applies all replacements, then shortens times.
+    /// Applies all replacements, shortens times, and makes columns of tables as narrow as can be:
+    /// their width depends on what was replaced.
     pub fn apply(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for (from, to) in &self.replacements {
             text = text.replace(from, to);
         }
-        durations(&text)
+        narrow_tables(&durations(&text))
     }
+}
+
+/// In lines of a table, several rules or blanks become one.
+fn narrow_tables(text: &str) -> String {
+    if !text.contains('│') {
+        return text.to_owned();
+    }
+    let mut out = String::with_capacity(text.len());
+    for line in text.split_inclusive('\n') {
+        let in_table = line.starts_with(['┌', '│', '├', '└']);
+        for character in line.chars() {
+            if !(in_table && matches!(character, ' ' | '─') && out.ends_with(character)) {
+                out.push(character);
+            }
+        }
+    }
+    out
 }
 
 /// Replaces Go durations with a fraction, such as `3.458665ms`, by `<duration>`.
@@ -86,6 +104,7 @@ mod tests {
         normaliser.replace("127.0.0.1:1", "<short>");
         normaliser.replace("127.0.0.1:12", "<long>");
         let text = normaliser.apply("255000 3e418 127.0.0.1:12 took 3.45ms, 1.5µs, v3.5.30 0.5second");
+        assert_eq!(normaliser.apply("a  b\n│  1.5ms │\n├────┤\n"), "a  b\n│ <duration> │\n├─┤\n");
         assert_eq!(text, "<member> <member> <long> took <duration>, <duration>, v3.5.30 0.5second");
     }
 }
