@@ -191,7 +191,7 @@ struct CompareArgs {
     #[arg(long, default_value_t = 1_000_000)]
     large_keys: u64,
     /// First of three ports to use.
-    #[arg(long, default_value_t = 21300)]
+    #[arg(long, default_value_t = 25300)]
     port: u16,
     /// Do not measure the echo server.
     #[arg(long)]

@@ -79,6 +79,11 @@ pub struct Server {
 impl Server {
     /// Starts a one-member cluster. Does not wait: see [`Server::wait_listening`].
     pub fn start(plan: &ServerPlan) -> anyhow::Result<Self> {
+        for port in [plan.client_port, plan.peer_port] {
+            // Else another server there would be measured in place of this one.
+            std::net::TcpListener::bind(("127.0.0.1", port))
+                .with_context(|| format!("port {port} is taken: choose others with --port"))?;
+        }
         let log = File::options().create(true).append(true).open(&plan.log_file)?;
         let client_url = format!("http://127.0.0.1:{}", plan.client_port);
         let peer_url = format!("http://127.0.0.1:{}", plan.peer_port);

@@ -106,6 +106,9 @@ struct Meeting {
 /// How long after the window an operation in flight may still take before it is given up.
 const DRAIN: Duration = Duration::from_secs(20);
 
+/// Pause of a client after a failure: a server that is gone fails calls faster than it serves them.
+const AFTER_FAILURE: Duration = Duration::from_millis(10);
+
 /// Runs a load to its end.
 pub fn run(plan: &LoadPlan) -> anyhow::Result<Report> {
     ensure!(
@@ -254,10 +257,15 @@ async fn closed_loop(mut client: Client, samples: Rc<RefCell<Samples>>, window: 
     while begun < window.end {
         let (class, result) = client.step().await;
         let now = Instant::now();
+        let failed = result.is_err();
         if window.covers(now) {
             note(&samples, class, result, now - begun);
         }
         begun = now;
+        if failed {
+            tokio::time::sleep(AFTER_FAILURE).await;
+            begun = Instant::now();
+        }
     }
 }
 
