@@ -153,7 +153,9 @@ async fn settle_cluster_version(node: &Rc<Node>) {
         ),
     }
     let request = pb::InternalRaftRequest {
-        cluster_version_set: Some(Box::new(membershippb::ClusterVersionSetRequest { ver: target.to_string() })),
+        cluster_version_set: Some(Box::new(membershippb::ClusterVersionSetRequest {
+            ver: target.to_string(),
+        })),
         ..Default::default()
     };
     if let Err(error) = node.propose_internal(request).await {
