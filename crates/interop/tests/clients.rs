@@ -90,7 +90,11 @@ impl Drop for Running {
 
 fn etcdctl(version: &str) -> anyhow::Result<()> {
     let mut member = Member::start(&subject(), &[])?;
-    let ctl = Ctl { program: real(version, "etcdctl"), endpoint: member.client_url() };
+    // 3.4 puts a scheme that it was given into the :authority of some calls, which the HTTP/2
+    // library refuses (COMPAT.md): it is tested with the form it has by default.
+    let url = member.client_url();
+    let endpoint = if version == "3.4" { url.trim_start_matches("http://").to_owned() } else { url };
+    let ctl = Ctl { program: real(version, "etcdctl"), endpoint };
     let ok = |args: &[&str]| ctl.run(args).and_then(Ran::success);
     ensure!(ok(&["put", "k", "v"])? == "OK\n");
     ensure!(ok(&["get", "k"])? == "k\nv\n");

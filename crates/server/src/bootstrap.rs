@@ -431,6 +431,8 @@ fn load_snapshot(disk: &dyn Disk, snap_dir: &Path, record: &wal::WalSnapshot) ->
 
 fn assemble(options: &Options, backend: Backend, log: OpenLog) -> Result<Parts, Error> {
     let (store, restored) = Store::open(backend.clone())?;
+    // The restore has touched every page of the file; hardly any of them is needed now.
+    backend.release_resident();
     log::info!("kvstore restored", "current-rev" => store.current_revision());
     let store = Arc::new(store);
 

@@ -316,10 +316,13 @@ impl<'a> Assembly<'a> {
                 );
             })?,
             purge: {
-                let (disk, options) = (disk, options.clone());
+                let (disk, options, backend) = (disk, options.clone(), parts.backend.clone());
                 spawn("purge", move || {
                     while purge_stopped.recv_timeout(PURGE_INTERVAL).is_err_and(|error| error.is_timeout()) {
                         purge(&*disk, &options);
+                        // Pages of the mapped file that were read once stay resident otherwise; those
+                        // in use come back at the price of a minor fault each.
+                        backend.release_resident();
                     }
                 })?
             },
