@@ -302,12 +302,18 @@ async fn http_endpoints_answer_as_upstreams() {
     *fixture.member.failure.lock() = None;
 
     let alarm = pb::AlarmRequest { action: 1, member_id: 5, alarm: 1 };
-    fixture.member.apply(pb::InternalRaftRequest { alarm: Some(Box::new(alarm)), ..Default::default() }).unwrap();
+    fixture
+        .member
+        .apply(pb::InternalRaftRequest { alarm: Some(Box::new(alarm)), ..Default::default() })
+        .unwrap();
     check("GET /health", 503, "{\"health\":\"false\",\"reason\":\"ALARM NOSPACE\"}\n").await;
     check("GET /health?exclude=NOSPACE", 200, r#"{"health":"true","reason":""}"#).await;
     check("GET /readyz", 200, "ok\n").await;
     let alarm = pb::AlarmRequest { alarm: 2, ..alarm };
-    fixture.member.apply(pb::InternalRaftRequest { alarm: Some(Box::new(alarm)), ..Default::default() }).unwrap();
+    fixture
+        .member
+        .apply(pb::InternalRaftRequest { alarm: Some(Box::new(alarm)), ..Default::default() })
+        .unwrap();
     check("GET /readyz/data_corruption", 503, "[-]data_corruption failed: alarm activated: CORRUPT\n\n")
         .await;
     assert!(fixture.member.shared().alarms().is_active(pb::AlarmType::Corrupt));

@@ -28,6 +28,9 @@ const REVOKES_IN_FLIGHT: usize = 16;
 /// How often the versions of the cluster are compared.
 const VERSION_INTERVAL: Duration = Duration::from_secs(4);
 
+/// How often open file descriptors are counted.
+const DESCRIPTOR_INTERVAL: Duration = Duration::from_secs(10 * 60);
+
 /// Something the apply thread wants done.
 #[derive(Debug)]
 pub enum Duty {
@@ -60,6 +63,7 @@ pub async fn run(
 ) {
     let node = Rc::new(node);
     tokio::task::spawn_local(expire_leases(node.clone()));
+    tokio::task::spawn_local(watch_descriptors(node.clone()));
     tokio::task::spawn_local(publish(node.clone(), published.subscribe()));
     let mut version_check = interval(VERSION_INTERVAL);
     version_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -78,6 +82,7 @@ pub async fn run(
         match duty {
             Duty::BecameLeader => settle_cluster_version(&node).await,
             Duty::ClusterVersionSet { previous, current } => {
+                node.metrics().agree_on_cluster_version(current);
                 log_cluster_version(&node, previous, current);
                 raise_storage_version(&node);
             }
@@ -89,6 +94,18 @@ pub async fn run(
             Duty::RaiseNoSpace { answer } => {
                 tokio::task::spawn_local(raise_no_space(node.clone(), answer));
             }
+        }
+    }
+}
+
+/// Warns of file descriptors that run out, at start and every 10 minutes.
+async fn watch_descriptors(node: Rc<Node>) {
+    let mut tick = interval(DESCRIPTOR_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        if let Some((used, limit)) = node.metrics().refresh_descriptors() {
+            log::warn!("80% of file descriptors are used", "used" => used, "limit" => limit);
         }
     }
 }
@@ -153,7 +170,9 @@ async fn settle_cluster_version(node: &Rc<Node>) {
         ),
     }
     let request = pb::InternalRaftRequest {
-        cluster_version_set: Some(Box::new(membershippb::ClusterVersionSetRequest { ver: target.to_string() })),
+        cluster_version_set: Some(Box::new(membershippb::ClusterVersionSetRequest {
+            ver: target.to_string(),
+        })),
         ..Default::default()
     };
     if let Err(error) = node.propose_internal(request).await {

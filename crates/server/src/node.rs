@@ -121,7 +121,10 @@ impl Node {
     ///
     /// Call it on a worker thread: the answer comes back through the thread's lane. The request is
     /// encoded at once, so the future holds only its bytes.
-    pub fn propose(&self, request: pb::InternalRaftRequest) -> impl Future<Output = Result<Reply, Error>> + use<> {
+    pub fn propose(
+        &self,
+        request: pb::InternalRaftRequest,
+    ) -> impl Future<Output = Result<Reply, Error>> + use<> {
         let progress = &self.inner.progress;
         let gap = progress.commit.load(Acquire).saturating_sub(progress.applied.load(Acquire));
         let encoded =

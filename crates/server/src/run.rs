@@ -141,13 +141,15 @@ impl Listeners {
         };
         let member = Arc::new(running.node.clone());
         let counters = api::grpc::Metrics::new(EtcdService::<Node>::methods());
+        let health = Arc::new(api::http::HealthCounters::default());
         let side = |metrics_and_health_only: bool| {
-            let (node, calls) = (running.node.clone(), counters.clone());
-            let metrics = Box::new(move || crate::scrape::metrics(&node, &calls));
+            let (node, calls, checks) = (running.node.clone(), counters.clone(), health.clone());
+            let metrics = Box::new(move || crate::scrape::metrics(&node, &calls, &checks));
             let node = running.node.clone();
             let debug_vars = Box::new(move || crate::scrape::debug_vars(&node));
             let mut side = HttpSide::new(metrics, debug_vars);
             side.access = access();
+            side.health = health.clone();
             side.metrics_and_health_only = metrics_and_health_only;
             Arc::new(side)
         };
@@ -269,5 +271,6 @@ fn options(config: &Config) -> start::Options {
         max_wals: usize::try_from(config.max_wals).unwrap_or_default(),
         max_snapshots: usize::try_from(config.max_snapshots).unwrap_or_default(),
         watch_progress_interval: config.progress_interval(),
+        feature_gates: config.feature_gates.clone(),
     }
 }

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use types::Snapshot;
 
 use crate::bootstrap::{self, Parts};
+use crate::config::gates::FeatureGates;
 use crate::driver::apply_thread::{ApplyThread, ApplyWork};
 use crate::driver::log_thread::{LogThread, LogWork};
 use crate::driver::raft_thread::RaftThread;
@@ -62,6 +63,8 @@ pub struct Options {
     pub max_snapshots: usize,
     /// Time between progress notifications of idle watchers.
     pub watch_progress_interval: Duration,
+    /// Features that are on.
+    pub feature_gates: FeatureGates,
 }
 
 /// A running member.
@@ -163,6 +166,11 @@ impl<'a> Assembly<'a> {
     fn run(self) -> std::io::Result<Running> {
         let Self { disk, clock, options, parts, workers, fatal, metrics, progress, lanes } = self;
         let setup = &options.bootstrap;
+        let (version, quota) = (setup.compat.server_version(), setup.quota.reported_bytes());
+        metrics.identify(parts.member_id, version, &options.feature_gates, quota);
+        if let Some(agreed) = parts.shared.cluster().version() {
+            metrics.agree_on_cluster_version(agreed);
+        }
         let (to_raft, inputs) = driver::input_queue();
         let (to_log, log_work) = crossbeam_channel::unbounded();
         let (to_apply, apply_work) = crossbeam_channel::unbounded();

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Release;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use apply::{Applied, Applier, FollowUp};
+use apply::{Applied, Applier, FollowUp, Reply};
 use crossbeam_channel::{Receiver, Sender};
 use env::Clock;
 use member::Leadership;
@@ -18,7 +18,7 @@ use crate::duties::Duty;
 use crate::fatal::Fatal;
 use crate::lanes::{Answer, Answers};
 use crate::log;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Operation};
 use crate::progress::Progress;
 
 /// Entries applied before their answers are delivered: bounds how long the first one waits for
@@ -105,11 +105,12 @@ impl ApplyThread {
     }
 
     fn apply(&mut self, entries: &[Entry]) -> Result<(), apply::FatalApplyError> {
-        let start = Instant::now();
         let now = self.clock.now();
+        let mut tally = Tally::default();
         let mut events: Vec<Arc<RevisionEvents>> = Vec::new();
         for entry in entries {
             let applied = self.applier.apply(entry, now)?;
+            tally.add(&applied, &self.metrics);
             self.finish(applied, &mut events);
         }
         if let Some(last) = entries.last() {
@@ -121,9 +122,12 @@ impl ApplyThread {
         }
         self.answers.flush();
         self.backend.pending();
-        self.metrics.applied(entries.len(), start.elapsed());
-        if start.elapsed() > SLOW_APPLY * u32::try_from(entries.len()).unwrap_or(u32::MAX) {
-            self.metrics.slow_apply.inc();
+        let took = self.clock.now().saturating_sub(now);
+        self.metrics.applied(entries.len(), took);
+        let mean = took / u32::try_from(entries.len().max(1)).unwrap_or(u32::MAX);
+        tally.observe(mean, &self.metrics);
+        if mean > SLOW_APPLY {
+            self.metrics.slow_apply.add(entries.len() as u64);
         }
         if let Some(last) = entries.last() {
             // The raft thread ends before this one; what it does not hear needs no answer.
@@ -196,5 +200,34 @@ impl ApplyThread {
         let conf_state = apply::members::conf_state(&cluster);
         log::info!("triggering snapshot", "local-member-applied-index" => position.index);
         let _ = self.snapshots.send(Snapshot { position, conf_state, data: cluster.to_v2_store().into() });
+    }
+}
+
+/// Requests of a batch by kind and outcome. Neighbours of the same kind count as one line, so that
+/// a batch of puts is two additions however long it is.
+#[derive(Default)]
+struct Tally {
+    lines: Vec<(Operation, bool, u64)>,
+}
+
+impl Tally {
+    fn add(&mut self, applied: &Applied, metrics: &Metrics) {
+        let Some(kind) = applied.kind else { return };
+        match &applied.result {
+            Ok(Reply::LeaseGrant(granted)) => metrics.lease_granted(granted.ttl),
+            Ok(Reply::LeaseRevoke(_)) => metrics.lease_revoked.inc(),
+            _ => {}
+        }
+        let (operation, success) = (Operation::from(kind), applied.result.is_ok());
+        match self.lines.last_mut() {
+            Some((last, outcome, times)) if *last == operation && *outcome == success => *times += 1,
+            _ => self.lines.push((operation, success, 1)),
+        }
+    }
+
+    fn observe(self, mean: Duration, metrics: &Metrics) {
+        for (operation, success, times) in self.lines {
+            metrics.applied_operations(operation, success, mean, times);
+        }
     }
 }
