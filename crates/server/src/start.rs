@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use types::Snapshot;
 
 use crate::bootstrap::{self, Parts};
+use crate::compactor::Retention;
 use crate::config::gates::FeatureGates;
 use crate::driver::apply_thread::{ApplyThread, ApplyWork};
 use crate::driver::log_thread::{LogThread, LogWork};
@@ -63,6 +64,8 @@ pub struct Options {
     pub max_snapshots: usize,
     /// Time between progress notifications of idle watchers.
     pub watch_progress_interval: Duration,
+    /// What automatic compaction keeps; `None` = everything.
+    pub auto_compaction: Option<Retention>,
     /// Features that are on.
     pub feature_gates: FeatureGates,
 }
@@ -228,6 +231,7 @@ impl<'a> Assembly<'a> {
         };
         let apply_thread = ApplyThread {
             applier: parts.applier,
+            member_id: parts.member_id,
             shared: parts.shared.clone(),
             work: apply_work,
             to_raft: to_raft.clone(),
@@ -301,6 +305,10 @@ impl<'a> Assembly<'a> {
         }
         let duties_node = node.clone();
         workers.spawn_on(0, move || duties::run(duties_node, duty_queue, published));
+        if let Some(retention) = options.auto_compaction {
+            let compacting = node.clone();
+            workers.spawn_on(0, move || duties::compact(compacting, retention));
+        }
 
         let (purge_stop, purge_stopped) = crossbeam_channel::bounded(1);
         let stop = Stop {
@@ -326,6 +334,7 @@ impl<'a> Assembly<'a> {
             purge: {
                 let (disk, options) = (disk, options.clone());
                 spawn("purge", move || {
+                    log_purges(&options);
                     while purge_stopped.recv_timeout(PURGE_INTERVAL).is_err_and(|error| error.is_timeout()) {
                         purge(&*disk, &options);
                     }
@@ -397,6 +406,25 @@ fn purge(disk: &dyn Disk, options: &Options) {
     remove_old(disk, &setup.wal_dir(), ".wal", options.max_wals);
     remove_old(disk, &setup.snap_dir(), ".snap", options.max_snapshots);
     remove_old(disk, &setup.snap_dir(), ".snap.db", options.max_snapshots);
+}
+
+fn log_purges(options: &Options) {
+    let (snap, wal) = (options.bootstrap.snap_dir(), options.bootstrap.wal_dir());
+    for (dir, suffix, keep) in [
+        (&snap, "snap.db", options.max_snapshots),
+        (&snap, "snap", options.max_snapshots),
+        (&wal, "wal", options.max_wals),
+    ] {
+        if keep > 0 {
+            log::info!(
+                "started to purge file",
+                "dir" => dir.display().to_string(),
+                "suffix" => suffix,
+                "max" => keep,
+                "interval" => PURGE_INTERVAL
+            );
+        }
+    }
 }
 
 fn remove_old(disk: &dyn Disk, dir: &Path, suffix: &str, keep: usize) {

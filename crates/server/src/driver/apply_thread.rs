@@ -10,7 +10,8 @@ use env::Clock;
 use member::Leadership;
 use mvcc::RevisionEvents;
 use mvcc::watch::Hub;
-use types::{Entry, LogPosition, Snapshot};
+use proto::raftpb::ConfChange;
+use types::{Entry, LogPosition, MemberId, Snapshot};
 
 use super::Input;
 use super::store_threads::{BackendSignal, CompactionWork};
@@ -46,6 +47,8 @@ pub enum ApplyWork {
 pub struct ApplyThread {
     /// The state machine.
     pub applier: Applier,
+    /// Id of the member.
+    pub member_id: MemberId,
     /// State beside the key space.
     pub shared: Arc<apply::Shared>,
     /// Work.
@@ -159,12 +162,26 @@ impl ApplyThread {
             }
             Some(FollowUp::FirstCommitInTerm { term }) => self.first_commit(term),
             Some(FollowUp::ConfChange { change }) => {
+                self.log_conf_change(&change);
                 let _ = self.to_raft.send(Input::ConfChangeApplied(change));
             }
         }
         if let Some(id) = applied.request {
             self.answers.push(Answer { id, result: applied.result });
         }
+    }
+
+    fn log_conf_change(&self, change: &ConfChange) {
+        let cluster = self.shared.cluster();
+        let Some(member) = cluster.member(MemberId(change.node_id.unwrap_or_default())) else { return };
+        log::info!(
+            "added member",
+            "cluster-id" => cluster.id(),
+            "local-member-id" => self.member_id,
+            "added-peer-id" => member.id,
+            "added-peer-peer-urls" => &member.peer_urls,
+            "added-peer-is-learner" => member.is_learner
+        );
     }
 
     /// The first entry of a term is applied. If this member leads that term, everything that was
