@@ -5,8 +5,9 @@
 //! given the revision of the moment with [`Compactor::note`].
 //!
 //! * periodic: revisions are noted ten times per period (at most each 6 minutes). After a first
-//!   whole period the revision of one period ago is due, then again each period or each hour,
-//!   whichever is shorter. A failed compaction is due again at the next sample.
+//!   whole period the revision at its beginning is due, then again each period or each hour,
+//!   whichever is shorter, the oldest revision noted: that of one period and one sample ago, as
+//!   upstream's window has it. A failed compaction is due again at the next sample.
 //! * revision: every 5 minutes all but the newest revisions are due.
 //!
 //! A member that does not lead keeps noting revisions but compacts nothing.
@@ -145,13 +146,13 @@ mod tests {
     #[test]
     fn a_short_period_is_compacted_each_period() {
         let compacted = run(Retention::Period(10 * MINUTE), 31, |_| (true, true));
-        assert_eq!(compacted, [(10, 1), (20, 11), (30, 21)]);
+        assert_eq!(compacted, [(10, 1), (20, 10), (30, 20)]);
     }
 
     #[test]
     fn a_long_period_is_compacted_each_hour_after_the_first_whole_one() {
         let compacted = run(Retention::Period(180 * MINUTE), 301, |_| (true, true));
-        assert_eq!(compacted, [(180, 1), (240, 61), (300, 121)]);
+        assert_eq!(compacted, [(180, 1), (240, 55), (300, 115)]);
     }
 
     #[test]
@@ -159,7 +160,7 @@ mod tests {
         let compacted = run(Retention::Period(10 * MINUTE), 12, |minute| (true, minute > 10));
         assert_eq!(compacted, [(10, 1), (11, 1)]);
         let compacted = run(Retention::Period(60 * MINUTE), 67, |minute| (true, minute > 60));
-        assert_eq!(compacted, [(60, 1), (66, 7)]);
+        assert_eq!(compacted, [(60, 1), (66, 1)]);
     }
 
     #[test]
