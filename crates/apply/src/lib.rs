@@ -16,6 +16,7 @@
 //! **Source**: etcd `server/etcdserver/apply`, `server/etcdserver/txn`.
 
 mod alarms;
+mod kind;
 mod kv;
 pub mod members;
 mod outcome;
@@ -35,6 +36,7 @@ use proto::etcdserverpb as pb;
 use types::{CompatVersion, Entry, EntryKind, LogPosition, MemberId, RequestId};
 
 pub use alarms::Alarms;
+pub use kind::RequestKind;
 pub use outcome::{Applied, ApplyError, FatalApplyError, FollowUp, Reply};
 pub use quota::Quota;
 pub use shared::Shared;
@@ -137,7 +139,9 @@ impl Applier {
         };
         let id = request_id(&request);
         context.wanted = self.is_own(id);
+        let kind = RequestKind::of(&request);
         let mut applied = self.dispatch(request, context)?;
+        applied.kind = Some(kind);
         applied.request = (id != RequestId::default()).then_some(id);
         Ok(applied)
     }
@@ -163,7 +167,7 @@ fn request_id(request: &pb::InternalRaftRequest) -> RequestId {
 
 impl Applied {
     fn nothing() -> Self {
-        Self { request: None, result: Ok(Reply::Empty), events: None, follow_up: None }
+        Self { request: None, kind: None, result: Ok(Reply::Empty), events: None, follow_up: None }
     }
 
     fn reply(reply: Reply) -> Self {

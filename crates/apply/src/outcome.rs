@@ -7,11 +7,15 @@ use proto::etcdserverpb as pb;
 use thiserror::Error;
 use types::{LeaseId, RequestId, Version};
 
+use crate::kind::RequestKind;
+
 /// Everything that came out of one committed entry.
 #[derive(Debug)]
 pub struct Applied {
     /// Whom to answer; `None` for entries nobody waits for.
     pub request: Option<RequestId>,
+    /// What was asked for; `None` for entries that are no requests or were applied before.
+    pub kind: Option<RequestKind>,
     /// The answer. Entries without a request have `Ok(Reply::Empty)`.
     pub result: Result<Reply, ApplyError>,
     /// Changes of the key space, for watchers.

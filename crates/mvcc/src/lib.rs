@@ -30,5 +30,5 @@ pub use event::{Event, EventKind, RevisionEvents};
 pub use hash::HashKv;
 pub use kvs::EncodedKvs;
 pub use range::{RangeQuery, RangeResult, SortOrder, SortTarget};
-pub use store::{KeyMeta, ReadError, Restored, Store};
+pub use store::{Counters, KeyMeta, ReadError, Restored, Store};
 pub use txn::{DeletedKey, Put, TxnOutcome, WriteTxn};

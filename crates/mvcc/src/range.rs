@@ -14,6 +14,7 @@
 
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
+use std::sync::atomic::Ordering::Relaxed;
 
 use backend::{RecordReader, RecordValue, View};
 use bytes::Bytes;
@@ -218,6 +219,7 @@ impl<'a> Source<'a> {
 impl Store {
     /// Reads a range. Safe from any thread.
     pub fn range(&self, query: &RangeQuery) -> Result<RangeResult, ReadError> {
+        self.counters.ranges.fetch_add(1, Relaxed);
         if let KeyRange::Single(key) = &query.range {
             return self.range_single(key, query);
         }

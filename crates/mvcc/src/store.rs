@@ -5,6 +5,7 @@
 //! newer than the current revision, so readers pass it by until the revision is published.
 
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 
 use backend::{Backend, Error as BackendError, schema};
 use bytes::Bytes;
@@ -101,6 +102,23 @@ pub struct Store {
     pub(crate) writer: Mutex<()>,
     /// Hashes of past compactions, ascending by revision.
     pub(crate) hashes: Mutex<Vec<HashKv>>,
+    /// Operations since the store was opened.
+    pub(crate) counters: Counters,
+}
+
+/// Operations executed since the store was opened, those inside transactions included.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Ranges.
+    pub ranges: AtomicU64,
+    /// Puts.
+    pub puts: AtomicU64,
+    /// Bytes of the keys and values of all puts.
+    pub put_bytes: AtomicU64,
+    /// Deletions of a key or a range, each once however many keys it found.
+    pub deletes: AtomicU64,
+    /// Transactions with more than one operation.
+    pub txns: AtomicU64,
 }
 
 /// What the lock of the store guards.
@@ -156,7 +174,8 @@ impl Store {
     pub fn open(backend: Backend) -> Result<(Self, Restored), ReadError> {
         let (state, restored) = restore(&backend)?;
         let (writer, hashes) = (Mutex::new(()), Mutex::new(Vec::new()));
-        Ok((Self { backend, state: RwLock::new(state), writer, hashes }, restored))
+        let (state, counters) = (RwLock::new(state), Counters::default());
+        Ok((Self { backend, state, writer, hashes, counters }, restored))
     }
 
     /// Lets a received database take the place of this one ([`Backend::replace`]) and builds the
@@ -175,6 +194,11 @@ impl Store {
         drop(state);
         drop(old);
         Ok(restored)
+    }
+
+    /// Operations since the store was opened.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// What the index knows of a key at a revision; `None` if the key did not exist then. No record

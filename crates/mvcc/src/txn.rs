@@ -4,8 +4,10 @@
 //! index at once, where only the transaction itself looks for them, and into the backend with the
 //! commit, which then publishes the revision. Dropped without a commit, it takes them back.
 
+use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use backend::{View, WriteSet};
 use bytes::Bytes;
@@ -16,7 +18,7 @@ use crate::event::{Event, RevisionEvents};
 use crate::index::Stamp;
 use crate::range::{RangeQuery, RangeResult, Source, range_in_txn};
 use crate::record::{self, RecordFields};
-use crate::store::{KeyMeta, ReadError, Store};
+use crate::store::{Counters, KeyMeta, ReadError, Store};
 
 /// Deletions done under one lock.
 const DELETE_CHUNK: usize = 256;
@@ -60,6 +62,33 @@ pub struct WriteTxn<'s> {
     view: Arc<View>,
     records: Vec<(RecordKey, Bytes)>,
     events: Vec<Event>,
+    done: Done,
+}
+
+/// Operations of one transaction, added to the store's counters at its end.
+#[derive(Default)]
+struct Done {
+    ranges: Cell<u64>,
+    puts: u64,
+    put_bytes: u64,
+    deletes: u64,
+}
+
+impl Done {
+    fn add_to(&self, counters: &Counters) {
+        let ranges = self.ranges.get();
+        for (counter, count) in [
+            (&counters.ranges, ranges),
+            (&counters.puts, self.puts),
+            (&counters.put_bytes, self.put_bytes),
+            (&counters.deletes, self.deletes),
+            (&counters.txns, u64::from(ranges + self.puts + self.deletes > 1)),
+        ] {
+            if count > 0 {
+                counter.fetch_add(count, Relaxed);
+            }
+        }
+    }
 }
 
 impl Store {
@@ -68,7 +97,15 @@ impl Store {
         let writer = self.writer.lock();
         let begin = self.state.read().current;
         let view = self.backend.view();
-        WriteTxn { store: self, _writer: writer, begin, view, records: Vec::new(), events: Vec::new() }
+        WriteTxn {
+            store: self,
+            _writer: writer,
+            begin,
+            view,
+            records: Vec::new(),
+            events: Vec::new(),
+            done: Done::default(),
+        }
     }
 }
 
@@ -103,6 +140,8 @@ impl WriteTxn<'_> {
             // Only a record that exists has a lease, so nothing was created.
             self.store.state.write().index.undo(&key, revision);
         })?;
+        self.done.puts += 1;
+        self.done.put_bytes += (key.len() + value.len()) as u64;
         let record = record::encode(&RecordFields {
             key: &key,
             create_revision: indexed.created,
@@ -118,6 +157,7 @@ impl WriteTxn<'_> {
 
     /// Deletes all keys of a range that exist. Returns them in key order.
     pub fn delete_range(&mut self, range: &KeyRange) -> Result<Vec<DeletedKey>, ReadError> {
+        self.done.deletes += 1;
         let at = self.revision();
         let mut deleted = Vec::new();
         let mut from: Option<Vec<u8>> = None;
@@ -172,6 +212,7 @@ impl WriteTxn<'_> {
 
     /// Reads a range; sees what this transaction changed.
     pub fn range(&self, query: &RangeQuery) -> Result<RangeResult, ReadError> {
+        self.done.ranges.set(self.done.ranges.get() + 1);
         range_in_txn(&self.store.state.read(), query, self.revision(), &self.source()?)
     }
 
@@ -217,6 +258,7 @@ impl WriteTxn<'_> {
 
 impl Drop for WriteTxn<'_> {
     fn drop(&mut self) {
+        self.done.add_to(&self.store.counters);
         if self.events.is_empty() {
             return;
         }

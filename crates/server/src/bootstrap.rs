@@ -31,6 +31,7 @@ use types::{ClusterId, CompatVersion, ConfState, Entry, EntryKind, HardState, Me
 use wal::Wal;
 
 use crate::log;
+use crate::size;
 
 /// What a member is made from.
 #[derive(Clone, Debug)]
@@ -284,6 +285,7 @@ pub fn bootstrap(
         "path" => db_path.display().to_string(),
         "took" => clock.now().saturating_sub(start)
     );
+    log::info!("restore consistentIndex", "index" => backend.consistent_position().index);
     refuse_auth(&backend)?;
 
     let log = match initial {
@@ -430,10 +432,12 @@ fn load_snapshot(disk: &dyn Disk, snap_dir: &Path, record: &wal::WalSnapshot) ->
 }
 
 fn assemble(options: &Options, backend: Backend, log: OpenLog) -> Result<Parts, Error> {
+    log::warn!("simple token is not cryptographically signed");
     let (store, restored) = Store::open(backend.clone())?;
     // The restore has touched every page of the file; hardly any of them is needed now.
     backend.release_resident();
     log::info!("kvstore restored", "current-rev" => store.current_revision());
+    log_quota(options.quota);
     let store = Arc::new(store);
 
     let mut lessor = Lessor::new(lease::Options {
@@ -481,6 +485,13 @@ fn assemble(options: &Options, backend: Backend, log: OpenLog) -> Result<Parts, 
         let text = format!("{}.{}", version.major, version.minor);
         log::info!("set cluster version from store", "cluster-version" => text);
     }
+    let decided = cluster.version().map(|version| format!("{}.{}", version.major, version.minor));
+    log::info!(
+        "starting etcd server",
+        "local-member-id" => log.member_id,
+        "local-server-version" => server.to_string(),
+        "cluster-version" => decided.unwrap_or_else(|| "to_be_decided".to_owned())
+    );
     match cluster.members().len() {
         0 | 1 => {}
         count => return Err(Error::SeveralMembers { count }),
@@ -524,6 +535,24 @@ fn assemble(options: &Options, backend: Backend, log: OpenLog) -> Result<Parts, 
             .resume_compaction
             .map(|job| job.with_batch(options.compaction_batch_limit)),
     })
+}
+
+/// Says which quota holds.
+fn log_quota(quota: Quota) {
+    let bytes = quota.reported_bytes();
+    let text = size::text(u64::try_from(bytes).unwrap_or_default());
+    let is_default = bytes == Quota::from_flag(0).reported_bytes();
+    let (name, size_field) = (("quota-name", "v3-applier".into()), ("quota-size-bytes", bytes.into()));
+    match bytes {
+        ..0 => log::info("disabled backend quota", &[name, size_field]),
+        _ if is_default => {
+            log::info(
+                "enabled backend quota with default value",
+                &[name, size_field, ("quota-size", text.into())],
+            );
+        }
+        _ => log::info("enabled backend quota", &[name, size_field, ("quota-size", text.into())]),
+    }
 }
 
 /// A line of the consensus library, as upstream's logger `raft` prints them.

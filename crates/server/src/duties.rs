@@ -11,15 +11,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use apply::Reply;
+use apply::{ApplyError, Reply};
 use proto::{etcdserverpb as pb, membershippb};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{MissedTickBehavior, interval};
 use types::{LeaseId, MemberId, Version};
 
+use crate::compactor::{Compactor, Retention};
 use crate::lanes::Answer;
-use crate::log;
-use crate::node::Node;
+use crate::log::{self, Field};
+use crate::node::{Error, Node};
 
 /// How often the primary looks for expired leases and due checkpoints.
 const LEASE_INTERVAL: Duration = Duration::from_millis(500);
@@ -27,6 +28,9 @@ const LEASE_INTERVAL: Duration = Duration::from_millis(500);
 const REVOKES_IN_FLIGHT: usize = 16;
 /// How often the versions of the cluster are compared.
 const VERSION_INTERVAL: Duration = Duration::from_secs(4);
+
+/// How often open file descriptors are counted.
+const DESCRIPTOR_INTERVAL: Duration = Duration::from_secs(10 * 60);
 
 /// Something the apply thread wants done.
 #[derive(Debug)]
@@ -60,6 +64,7 @@ pub async fn run(
 ) {
     let node = Rc::new(node);
     tokio::task::spawn_local(expire_leases(node.clone()));
+    tokio::task::spawn_local(watch_descriptors(node.clone()));
     tokio::task::spawn_local(publish(node.clone(), published.subscribe()));
     let mut version_check = interval(VERSION_INTERVAL);
     version_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -78,6 +83,7 @@ pub async fn run(
         match duty {
             Duty::BecameLeader => settle_cluster_version(&node).await,
             Duty::ClusterVersionSet { previous, current } => {
+                node.metrics().agree_on_cluster_version(current);
                 log_cluster_version(&node, previous, current);
                 raise_storage_version(&node);
             }
@@ -89,6 +95,58 @@ pub async fn run(
             Duty::RaiseNoSpace { answer } => {
                 tokio::task::spawn_local(raise_no_space(node.clone(), answer));
             }
+        }
+    }
+}
+
+/// Compacts the history as the compactor says.
+pub async fn compact(node: Node, retention: Retention) {
+    let store = node.parts().store.clone();
+    let mut compactor = Compactor::new(retention, node.clock().now(), store.current_revision());
+    // The mode, and what every record about a compaction says of it.
+    let (mode, kept): (&str, Field<'static>) = match retention {
+        Retention::Period(period) => ("periodic", ("compact-period", period.into())),
+        Retention::Revisions(count) => ("revision", ("revision-compaction-retention", count.into())),
+    };
+    loop {
+        tokio::time::sleep(compactor.interval()).await;
+        let leads = node.progress().is_leader();
+        if let Some(revision) = compactor.due(node.clock().now(), store.current_revision(), leads) {
+            let target: Field<'static> = ("revision", revision.into());
+            log::info(&format!("starting auto {mode} compaction"), &[target.clone(), kept.clone()]);
+            let start = node.clock().now();
+            let compaction = pb::CompactionRequest { revision, physical: false };
+            let request =
+                pb::InternalRaftRequest { compaction: Some(compaction.into()), ..Default::default() };
+            match node.propose_internal(request).await {
+                Ok(_) | Err(Error::Apply(ApplyError::Compacted)) => {
+                    let now = node.clock().now();
+                    let took = ("took", now.saturating_sub(start).into());
+                    log::info(&format!("completed auto {mode} compaction"), &[target, kept.clone(), took]);
+                    compactor.done(now, revision);
+                }
+                Err(error) => {
+                    let retry = ("retry-interval", compactor.interval().into());
+                    let error = ("error", error.to_string().into());
+                    log::warn(
+                        &format!("failed auto {mode} compaction"),
+                        &[target, kept.clone(), retry, error],
+                    );
+                }
+            }
+        }
+        compactor.note(store.current_revision());
+    }
+}
+
+/// Warns of file descriptors that run out, at start and every 10 minutes.
+async fn watch_descriptors(node: Rc<Node>) {
+    let mut tick = interval(DESCRIPTOR_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        if let Some((used, limit)) = node.metrics().refresh_descriptors() {
+            log::warn!("80% of file descriptors are used", "used" => used, "limit" => limit);
         }
     }
 }

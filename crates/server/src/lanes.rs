@@ -150,7 +150,8 @@ impl Hasher for IdHasher {
 }
 
 struct Waiter {
-    sender: oneshot::Sender<Result<Answer, Unanswered>>,
+    sender: oneshot::Sender<Result<(Answer, Duration), Unanswered>>,
+    started: Instant,
     deadline: Instant,
     bytes: usize,
 }
@@ -201,13 +202,18 @@ pub fn next_id() -> RequestId {
     LANE.with(|lane| lane.get().expect("called on a worker thread").ids.next())
 }
 
-/// Proposes an encoded request and waits for its answer, at most `timeout`.
+/// Proposes an encoded request and waits for its answer, at most `timeout`. Returns the answer and
+/// how long it took to come back to this thread.
 ///
 /// The proposal goes out with all others that this thread queued before it went idle.
 ///
 /// # Panics
 /// If the thread serves no lane.
-pub async fn propose(id: RequestId, payload: Bytes, timeout: Duration) -> Result<Answer, Unanswered> {
+pub async fn propose(
+    id: RequestId,
+    payload: Bytes,
+    timeout: Duration,
+) -> Result<(Answer, Duration), Unanswered> {
     let (sender, receiver) = oneshot::channel();
     LANE.with(|lane| {
         let lane = lane.get().expect("called on a worker thread");
@@ -215,8 +221,8 @@ pub async fn propose(id: RequestId, payload: Bytes, timeout: Duration) -> Result
         if lane.bytes_under_way.get() + bytes > MAX_BYTES_UNDER_WAY {
             return Err(Unanswered::TooManyRequests);
         }
-        let deadline = Instant::now() + timeout;
-        lane.add(id, Waiter { sender, deadline, bytes });
+        let started = Instant::now();
+        lane.add(id, Waiter { sender, started, deadline: started + timeout, bytes });
         let mut outbox = lane.outbox.borrow_mut();
         outbox.push(Proposal { id, payload });
         if outbox.len() == 1 {
@@ -258,10 +264,12 @@ impl Lane {
         loop {
             port.ready.notified().await;
             let answers = std::mem::take(&mut *port.answers.lock());
+            let now = Instant::now();
             for answer in answers {
                 if let Some(waiter) = self.remove(answer.id.0) {
                     // The receiver may have left in the meantime.
-                    let _ = waiter.sender.send(Ok(answer));
+                    let took = now.saturating_duration_since(waiter.started);
+                    let _ = waiter.sender.send(Ok((answer, took)));
                 }
             }
         }

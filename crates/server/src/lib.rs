@@ -1,6 +1,7 @@
 //! The server: configuration, logs, bootstrap, the threads of a member, listeners.
 
 pub mod bootstrap;
+pub mod compactor;
 pub mod config;
 pub mod driver;
 pub mod duties;
@@ -13,6 +14,7 @@ pub mod node;
 mod progress;
 pub mod run;
 mod scrape;
+mod size;
 pub mod start;
 pub mod systemd;
 

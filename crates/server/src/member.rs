@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::Duration;
 
 use api::error::Error;
-use api::member::{Config, LeaseTimes, Member, RaftStatus};
+use api::member::{ClientCall, Config, LeaseTimes, Member, RaftStatus};
 use apply::{ApplyError, Reply, Shared};
 use backend::Backend;
 use lease::RenewOutcome;
@@ -74,7 +74,10 @@ impl Member for Node {
         loop {
             let outcome = self.shared().lessor.lock().renew(id, self.clock().now());
             match outcome {
-                RenewOutcome::Renewed(ttl_seconds) => return Ok(ttl_seconds),
+                RenewOutcome::Renewed(ttl_seconds) => {
+                    self.metrics().lease_renewed.inc();
+                    return Ok(ttl_seconds);
+                }
                 RenewOutcome::NotFound => return Ok(0),
                 RenewOutcome::ClearCheckpointFirst => {
                     let checkpoints = vec![LeaseCheckpoint { id: id.0, remaining_ttl: 0 }];
@@ -152,6 +155,14 @@ impl Member for Node {
 
     fn config(&self) -> &Config {
         &self.parts().api
+    }
+
+    fn count_client(&self, kind: ClientCall, version: &str) {
+        let kind = match kind {
+            ClientCall::Unary => "unary",
+            ClientCall::Stream => "stream",
+        };
+        self.metrics().client_requests.with([version, kind]).inc();
     }
 
     fn storage_version(&self) -> Option<Version> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Acquire;
 use std::time::Duration;
 
-use apply::{ApplyError, Quota, Reply, Shared};
+use apply::{ApplyError, Quota, Reply, RequestKind, Shared};
 use backend::Backend;
 use bytes::Bytes;
 use env::Clock;
@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use types::{ClusterId, CompatVersion, MemberId, RequestId};
 
 use crate::lanes::{self, Lanes, Unanswered};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Operation};
 use crate::progress::Progress;
 
 /// Committed entries that may wait for being applied before writes are refused.
@@ -106,6 +106,13 @@ impl From<Unanswered> for Error {
     }
 }
 
+/// A request ready for the log.
+struct Encoded {
+    id: RequestId,
+    payload: Bytes,
+    operation: Operation,
+}
+
 impl Node {
     /// A handle to these parts.
     pub fn new(inner: Inner) -> Self {
@@ -138,7 +145,7 @@ impl Node {
         self.clone().wait_for_answer(encoded).await
     }
 
-    fn encode(&self, mut request: pb::InternalRaftRequest) -> Result<(RequestId, Bytes), Error> {
+    fn encode(&self, mut request: pb::InternalRaftRequest) -> Result<Encoded, Error> {
         let id = lanes::next_id();
         request.header = Some(pb::RequestHeader { id: id.0, ..Default::default() });
         let length = request.encoded_len();
@@ -147,16 +154,20 @@ impl Node {
         }
         let mut payload = Vec::with_capacity(length);
         request.encode_raw(&mut payload);
-        Ok((id, payload.into()))
+        let operation = Operation::from(RequestKind::of(&request));
+        Ok(Encoded { id, payload: payload.into(), operation })
     }
 
-    async fn wait_for_answer(self, encoded: Result<(RequestId, Bytes), Error>) -> Result<Reply, Error> {
-        let (id, payload) = encoded?;
+    async fn wait_for_answer(self, encoded: Result<Encoded, Error>) -> Result<Reply, Error> {
+        let Encoded { id, payload, operation } = encoded?;
         self.inner.metrics.proposal_pending(1);
         let result = lanes::propose(id, payload, self.inner.request_timeout).await;
         self.inner.metrics.proposal_pending(-1);
         match result {
-            Ok(answer) => Ok(answer.result?),
+            Ok((answer, took)) => {
+                self.inner.metrics.request(operation, answer.result.is_ok(), took);
+                Ok(answer.result?)
+            }
             Err(reason) => {
                 self.inner.metrics.proposal_failed();
                 let no_leader = reason == Unanswered::Timeout && self.inner.progress.leader().0 == 0;

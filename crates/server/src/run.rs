@@ -14,11 +14,11 @@ use apply::Quota;
 use env::Random;
 use env::real::{OsRandom, RealClock, RealDisk};
 
-use crate::config::Config;
-
 use crate::bootstrap;
+use crate::compactor::Retention;
 use crate::config::gates::Gate;
 use crate::config::url::Url;
+use crate::config::{Config, startup};
 use crate::log;
 use crate::node::Node;
 use crate::start::{self, Running, StartError};
@@ -74,7 +74,17 @@ pub fn start(config: &Config, ended: impl FnOnce(String) + Send + 'static) -> Re
         .build()
         .map_err(|source| RunError::Start(StartError::Thread(source)))?;
     let listeners = Listeners::bind(config)?;
-    let running = start::start(Arc::new(RealDisk), Arc::new(RealClock::default()), &options(config))?;
+    announce(config)?;
+    let running = start::start(Arc::new(RealDisk), Arc::new(RealClock::default()), &options(config)?)?;
+    log::info!(
+        "now serving peer/client/metrics",
+        "local-member-id" => running.node.id(),
+        "initial-advertise-peer-urls" => &config.advertise_peer_urls,
+        "listen-peer-urls" => &config.listen_peer_urls,
+        "advertise-client-urls" => &config.advertise_client_urls,
+        "listen-client-urls" => &config.listen_client_urls,
+        "listen-metrics-urls" => &config.listen_metrics_urls
+    );
     let mut published = running.published.clone();
     let failed = runtime.block_on(async {
         tokio::select! {
@@ -90,6 +100,22 @@ pub fn start(config: &Config, ended: impl FnOnce(String) + Send + 'static) -> Re
     let fatal = running.fatal.clone();
     running.workers.spawn_on(0, move || async move { ended(fatal.stopped().await) });
     Ok(Serving { config: config.clone(), running, listeners, runtime })
+}
+
+/// Writes the record that opens the log of every start.
+fn announce(config: &Config) -> Result<(), RunError> {
+    let wal_dir = config.wal_path();
+    let member_initialized = wal::exists(&RealDisk, &wal_dir)
+        .map_err(|error| RunError::Start(StartError::Bootstrap(error.into())))?;
+    let initial_cluster = if member_initialized { String::new() } else { config.initial_cluster.clone() };
+    let facts = startup::StartFacts {
+        member_initialized,
+        cpus: std::thread::available_parallelism().map_or(1, usize::from),
+        initial_cluster,
+        compaction_retention: config.compaction_retention().map_err(RunError::Fatal)?,
+    };
+    log::info("starting an etcd server", &startup::start_fields(config, &facts));
+    Ok(())
 }
 
 impl Serving {
@@ -141,13 +167,15 @@ impl Listeners {
         };
         let member = Arc::new(running.node.clone());
         let counters = api::grpc::Metrics::new(EtcdService::<Node>::methods());
+        let health = Arc::new(api::http::HealthCounters::default());
         let side = |metrics_and_health_only: bool| {
-            let (node, calls) = (running.node.clone(), counters.clone());
-            let metrics = Box::new(move || crate::scrape::metrics(&node, &calls));
+            let (node, calls, checks) = (running.node.clone(), counters.clone(), health.clone());
+            let metrics = Box::new(move || crate::scrape::metrics(&node, &calls, &checks));
             let node = running.node.clone();
             let debug_vars = Box::new(move || crate::scrape::debug_vars(&node));
             let mut side = HttpSide::new(metrics, debug_vars);
             side.access = access();
+            side.health = health.clone();
             side.metrics_and_health_only = metrics_and_health_only;
             Arc::new(side)
         };
@@ -234,10 +262,10 @@ fn bind(url: &Url, config: &Config) -> std::io::Result<Listener> {
 }
 
 /// What the flags mean for the member.
-fn options(config: &Config) -> start::Options {
+fn options(config: &Config) -> Result<start::Options, RunError> {
     let texts = |urls: &[Url]| urls.iter().map(|url| url.as_str().to_owned()).collect::<Vec<_>>();
     let checkpoints = config.feature_gates.enabled(Gate::LeaseCheckpoint);
-    start::Options {
+    Ok(start::Options {
         bootstrap: bootstrap::Options {
             name: config.name.clone(),
             data_dir: PathBuf::from(&config.data_dir),
@@ -269,5 +297,17 @@ fn options(config: &Config) -> start::Options {
         max_wals: usize::try_from(config.max_wals).unwrap_or_default(),
         max_snapshots: usize::try_from(config.max_snapshots).unwrap_or_default(),
         watch_progress_interval: config.progress_interval(),
-    }
+        auto_compaction: retention(config)?,
+        feature_gates: config.feature_gates.clone(),
+    })
+}
+
+/// What automatic compaction keeps.
+fn retention(config: &Config) -> Result<Option<Retention>, RunError> {
+    let kept = config.compaction_retention().map_err(RunError::Fatal)?;
+    Ok(match (kept.as_nanos(), config.auto_compaction_mode.as_str()) {
+        (..=0, _) => None,
+        (revisions, "revision") => Some(Retention::Revisions(revisions)),
+        _ => Some(Retention::Period(kept.to_std())),
+    })
 }

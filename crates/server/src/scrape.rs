@@ -1,17 +1,20 @@
 //! The values of a scrape that nobody counts: sizes, revisions, positions, watchers.
 
-use std::sync::atomic::Ordering::Acquire;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
 use api::grpc::MethodCounts as Counts;
+use api::http::HealthCounters;
+use proto::etcdserverpb::AlarmType;
 
 use crate::metrics::Metrics;
 use crate::metrics::grpc::MethodCounts;
 use crate::node::Node;
 
 /// The body of `/metrics`.
-pub fn metrics(node: &Node, calls: &api::grpc::Metrics) -> String {
+pub fn metrics(node: &Node, calls: &api::grpc::Metrics, health: &HealthCounters) -> String {
     let metrics = node.metrics();
     refresh(node, metrics);
+    refresh_health(health, metrics);
     let counts = calls.snapshot();
     let methods: Vec<MethodCounts<'_>> = counts.iter().map(method).collect();
     metrics.render(&methods)
@@ -49,6 +52,41 @@ fn refresh(node: &Node, metrics: &Metrics) {
     metrics.slow_watchers.set_count(watch.slow_watchers as u64);
     metrics.watch_streams.set_count(watch.streams as u64);
     metrics.events.set(watch.delivered_events);
+    let done = parts.store.counters();
+    metrics.mvcc_range.set(done.ranges.load(Relaxed));
+    metrics.mvcc_put.set(done.puts.load(Relaxed));
+    metrics.mvcc_delete.set(done.deletes.load(Relaxed));
+    metrics.mvcc_txn.set(done.txns.load(Relaxed));
+    metrics.put_size_bytes.set_count(done.put_bytes.load(Relaxed));
+    refresh_cluster(node, metrics);
+}
+
+fn refresh_cluster(node: &Node, metrics: &Metrics) {
+    let own = node.id().to_string();
+    metrics.known_peers.clear();
+    for member in node.shared().cluster().members() {
+        metrics.known_peers.with([&own, &member.id.to_string()]).set(1);
+    }
+    metrics.alarms.clear();
+    for alarm in node.shared().alarms().list(AlarmType::None as i32) {
+        if let Ok(kind) = AlarmType::try_from(alarm.alarm) {
+            let member = types::MemberId(alarm.member_id).to_string();
+            metrics.alarms.with([kind.as_str_name(), &member]).set(1);
+        }
+    }
+}
+
+fn refresh_health(health: &HealthCounters, metrics: &Metrics) {
+    metrics.health_success.set(health.success());
+    metrics.health_failures.set(health.failures());
+    for ((probe, name), counts) in health.checks() {
+        metrics.healthcheck.with([name, probe]).set(i64::from(counts.healthy));
+        for (status, count) in [("success", counts.successes), ("error", counts.errors)] {
+            if count > 0 {
+                metrics.healthchecks.with([name, status, probe]).set(count);
+            }
+        }
+    }
 }
 
 /// The body of `/debug/vars`.

@@ -19,6 +19,8 @@ use tokio::sync::watch;
 use types::Snapshot;
 
 use crate::bootstrap::{self, Parts};
+use crate::compactor::Retention;
+use crate::config::gates::FeatureGates;
 use crate::driver::apply_thread::{ApplyThread, ApplyWork};
 use crate::driver::log_thread::{LogThread, LogWork};
 use crate::driver::raft_thread::RaftThread;
@@ -62,6 +64,10 @@ pub struct Options {
     pub max_snapshots: usize,
     /// Time between progress notifications of idle watchers.
     pub watch_progress_interval: Duration,
+    /// What automatic compaction keeps; `None` = everything.
+    pub auto_compaction: Option<Retention>,
+    /// Features that are on.
+    pub feature_gates: FeatureGates,
 }
 
 /// A running member.
@@ -163,6 +169,11 @@ impl<'a> Assembly<'a> {
     fn run(self) -> std::io::Result<Running> {
         let Self { disk, clock, options, parts, workers, fatal, metrics, progress, lanes } = self;
         let setup = &options.bootstrap;
+        let (version, quota) = (setup.compat.server_version(), setup.quota.reported_bytes());
+        metrics.identify(parts.member_id, version, &options.feature_gates, quota);
+        if let Some(agreed) = parts.shared.cluster().version() {
+            metrics.agree_on_cluster_version(agreed);
+        }
         let (to_raft, inputs) = driver::input_queue();
         let (to_log, log_work) = crossbeam_channel::unbounded();
         let (to_apply, apply_work) = crossbeam_channel::unbounded();
@@ -220,6 +231,7 @@ impl<'a> Assembly<'a> {
         };
         let apply_thread = ApplyThread {
             applier: parts.applier,
+            member_id: parts.member_id,
             shared: parts.shared.clone(),
             work: apply_work,
             to_raft: to_raft.clone(),
@@ -293,6 +305,10 @@ impl<'a> Assembly<'a> {
         }
         let duties_node = node.clone();
         workers.spawn_on(0, move || duties::run(duties_node, duty_queue, published));
+        if let Some(retention) = options.auto_compaction {
+            let compacting = node.clone();
+            workers.spawn_on(0, move || duties::compact(compacting, retention));
+        }
 
         let (purge_stop, purge_stopped) = crossbeam_channel::bounded(1);
         let stop = Stop {
@@ -318,6 +334,7 @@ impl<'a> Assembly<'a> {
             purge: {
                 let (disk, options, backend) = (disk, options.clone(), parts.backend.clone());
                 spawn("purge", move || {
+                    log_purges(&options);
                     while purge_stopped.recv_timeout(PURGE_INTERVAL).is_err_and(|error| error.is_timeout()) {
                         purge(&*disk, &options);
                         // Pages of the mapped file that were read once stay resident otherwise; those
@@ -392,6 +409,25 @@ fn purge(disk: &dyn Disk, options: &Options) {
     remove_old(disk, &setup.wal_dir(), ".wal", options.max_wals);
     remove_old(disk, &setup.snap_dir(), ".snap", options.max_snapshots);
     remove_old(disk, &setup.snap_dir(), ".snap.db", options.max_snapshots);
+}
+
+fn log_purges(options: &Options) {
+    let (snap, wal) = (options.bootstrap.snap_dir(), options.bootstrap.wal_dir());
+    for (dir, suffix, keep) in [
+        (&snap, "snap.db", options.max_snapshots),
+        (&snap, "snap", options.max_snapshots),
+        (&wal, "wal", options.max_wals),
+    ] {
+        if keep > 0 {
+            log::info!(
+                "started to purge file",
+                "dir" => dir.display().to_string(),
+                "suffix" => suffix,
+                "max" => keep,
+                "interval" => PURGE_INTERVAL
+            );
+        }
+    }
 }
 
 fn remove_old(disk: &dyn Disk, dir: &Path, suffix: &str, keep: usize) {

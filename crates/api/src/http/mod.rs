@@ -8,6 +8,7 @@ mod access;
 mod health;
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
@@ -23,6 +24,9 @@ use crate::member::Member;
 const NO_SNIFF: HeaderName = HeaderName::from_static("x-content-type-options");
 const PLAIN_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
+/// The form of `/metrics`: Prometheus text, as etcd 3.7 names it.
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
+
 /// Makes a text when it is asked for.
 pub type TextSource = Box<dyn Fn() -> String + Send + Sync>;
 
@@ -34,8 +38,8 @@ pub struct HttpSide {
     pub metrics: TextSource,
     /// The body of `/debug/vars`, a JSON object.
     pub debug_vars: TextSource,
-    /// Results of health checks, for metrics.
-    pub health: HealthCounters,
+    /// Results of health checks, for metrics; listeners may share them.
+    pub health: Arc<HealthCounters>,
     /// Serve `/metrics` and the health endpoints and nothing else: `--listen-metrics-urls`.
     pub metrics_and_health_only: bool,
 }
@@ -47,7 +51,7 @@ impl HttpSide {
             access: AccessControl::default(),
             metrics,
             debug_vars,
-            health: HealthCounters::default(),
+            health: Arc::default(),
             metrics_and_health_only: false,
         }
     }
@@ -78,7 +82,7 @@ impl HttpSide {
         }
         match path {
             "/metrics" => {
-                let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+                let content_type = HeaderValue::from_static(METRICS);
                 typed(StatusCode::OK, content_type, (self.metrics)())
             }
             "/health" => match get_only(request) {

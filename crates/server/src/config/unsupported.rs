@@ -68,7 +68,6 @@ pub const LATER: &[Later] = &[
     later("bcrypt-cost", "changing users"),
     later("auth-token", "authentication"),
     later("auth-token-ttl", "authentication"),
-    later("auto-compaction-retention", "automatic compaction"),
     later("grpc-keepalive-min-time", "refusing clients that ping too often"),
     later("warning-apply-duration", "logging slow requests"),
     later("warning-unary-request-duration", "logging slow requests"),
@@ -80,7 +79,7 @@ pub const LATER: &[Later] = &[
 // Read and checked, not listed above and still without effect, because their default has the same
 // effect in a cluster of one or because they only tune what is listed: raft-read-timeout,
 // raft-write-timeout, initial-election-tick-advance, backend-bbolt-freelist-type,
-// compact-hash-check-time, auto-compaction-mode, socket-reuse-address (always on),
+// compact-hash-check-time, socket-reuse-address (always on),
 // enable-grpc-gateway (there is none to turn off), the other discovery and tracing flags,
 // log-rotation-config-json, v2-deprecation and discovery-fallback (without effect in etcd too).
 

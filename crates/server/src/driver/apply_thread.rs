@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Release;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use apply::{Applied, Applier, FollowUp};
+use apply::{Applied, Applier, FollowUp, Reply};
 use crossbeam_channel::{Receiver, Sender};
 use env::Clock;
 use member::Leadership;
 use mvcc::RevisionEvents;
 use mvcc::watch::Hub;
-use types::{Entry, LogPosition, Snapshot};
+use proto::raftpb::ConfChange;
+use types::{Entry, LogPosition, MemberId, Snapshot};
 
 use super::Input;
 use super::store_threads::{BackendSignal, CompactionWork};
@@ -18,7 +19,7 @@ use crate::duties::Duty;
 use crate::fatal::Fatal;
 use crate::lanes::{Answer, Answers};
 use crate::log;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Operation};
 use crate::progress::Progress;
 
 /// Entries applied before their answers are delivered: bounds how long the first one waits for
@@ -46,6 +47,8 @@ pub enum ApplyWork {
 pub struct ApplyThread {
     /// The state machine.
     pub applier: Applier,
+    /// Id of the member.
+    pub member_id: MemberId,
     /// State beside the key space.
     pub shared: Arc<apply::Shared>,
     /// Work.
@@ -105,11 +108,12 @@ impl ApplyThread {
     }
 
     fn apply(&mut self, entries: &[Entry]) -> Result<(), apply::FatalApplyError> {
-        let start = Instant::now();
         let now = self.clock.now();
+        let mut tally = Tally::default();
         let mut events: Vec<Arc<RevisionEvents>> = Vec::new();
         for entry in entries {
             let applied = self.applier.apply(entry, now)?;
+            tally.add(&applied, &self.metrics);
             self.finish(applied, &mut events);
         }
         if let Some(last) = entries.last() {
@@ -121,9 +125,12 @@ impl ApplyThread {
         }
         self.answers.flush();
         self.backend.pending();
-        self.metrics.applied(entries.len(), start.elapsed());
-        if start.elapsed() > SLOW_APPLY * u32::try_from(entries.len()).unwrap_or(u32::MAX) {
-            self.metrics.slow_apply.inc();
+        let took = self.clock.now().saturating_sub(now);
+        self.metrics.applied(entries.len(), took);
+        let mean = took / u32::try_from(entries.len().max(1)).unwrap_or(u32::MAX);
+        tally.observe(mean, &self.metrics);
+        if mean > SLOW_APPLY {
+            self.metrics.slow_apply.add(entries.len() as u64);
         }
         if let Some(last) = entries.last() {
             // The raft thread ends before this one; what it does not hear needs no answer.
@@ -155,12 +162,26 @@ impl ApplyThread {
             }
             Some(FollowUp::FirstCommitInTerm { term }) => self.first_commit(term),
             Some(FollowUp::ConfChange { change }) => {
+                self.log_conf_change(&change);
                 let _ = self.to_raft.send(Input::ConfChangeApplied(change));
             }
         }
         if let Some(id) = applied.request {
             self.answers.push(Answer { id, result: applied.result });
         }
+    }
+
+    fn log_conf_change(&self, change: &ConfChange) {
+        let cluster = self.shared.cluster();
+        let Some(member) = cluster.member(MemberId(change.node_id.unwrap_or_default())) else { return };
+        log::info!(
+            "added member",
+            "cluster-id" => cluster.id(),
+            "local-member-id" => self.member_id,
+            "added-peer-id" => member.id,
+            "added-peer-peer-urls" => &member.peer_urls,
+            "added-peer-is-learner" => member.is_learner
+        );
     }
 
     /// The first entry of a term is applied. If this member leads that term, everything that was
@@ -196,5 +217,34 @@ impl ApplyThread {
         let conf_state = apply::members::conf_state(&cluster);
         log::info!("triggering snapshot", "local-member-applied-index" => position.index);
         let _ = self.snapshots.send(Snapshot { position, conf_state, data: cluster.to_v2_store().into() });
+    }
+}
+
+/// Requests of a batch by kind and outcome. Neighbours of the same kind count as one line, so that
+/// a batch of puts is two additions however long it is.
+#[derive(Default)]
+struct Tally {
+    lines: Vec<(Operation, bool, u64)>,
+}
+
+impl Tally {
+    fn add(&mut self, applied: &Applied, metrics: &Metrics) {
+        let Some(kind) = applied.kind else { return };
+        match &applied.result {
+            Ok(Reply::LeaseGrant(granted)) => metrics.lease_granted(granted.ttl),
+            Ok(Reply::LeaseRevoke(_)) => metrics.lease_revoked.inc(),
+            _ => {}
+        }
+        let (operation, success) = (Operation::from(kind), applied.result.is_ok());
+        match self.lines.last_mut() {
+            Some((last, outcome, times)) if *last == operation && *outcome == success => *times += 1,
+            _ => self.lines.push((operation, success, 1)),
+        }
+    }
+
+    fn observe(self, mean: Duration, metrics: &Metrics) {
+        for (operation, success, times) in self.lines {
+            metrics.applied_operations(operation, success, mean, times);
+        }
     }
 }

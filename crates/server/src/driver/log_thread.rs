@@ -94,11 +94,13 @@ impl LogThread {
                 Err(_) => break,
             }
         }
+        let start = Instant::now();
         let appended = self.wal.append(&Batch { entries: &round.entries, hard_state: round.hard_state })?;
         if appended.needs_sync {
-            let start = Instant::now();
+            let written = start.elapsed();
             self.wal.sync()?;
-            self.metrics.wal_fsync(start.elapsed());
+            self.metrics.wal_write_duration.observe(written);
+            self.metrics.wal_fsync(start.elapsed().saturating_sub(written));
         }
         self.metrics.wal_written(appended.bytes);
         if appended.cut.is_some() {
@@ -111,7 +113,9 @@ impl LogThread {
     }
 
     fn save_snapshot(&mut self, snapshot: &Snapshot) -> Result<(), LogError> {
+        let start = Instant::now();
         wal::snap::save(&*self.disk, &self.snap_dir, snapshot)?;
+        self.metrics.snapshot_saved(start.elapsed());
         let record =
             WalSnapshot { position: snapshot.position, conf_state: Some(snapshot.conf_state.clone()) };
         self.wal.save_snapshot(&record)?;

@@ -146,8 +146,10 @@ impl CompactionThread {
     /// Returns whether to go on.
     fn compact(&self, job: &mut CompactionJob) -> bool {
         loop {
+            let start = Instant::now();
             match self.store.compaction_step(job) {
                 Ok(step) => {
+                    self.metrics.compaction_step(start.elapsed());
                     if step.commit {
                         self.backend.commit_now();
                     }

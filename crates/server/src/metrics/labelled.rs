@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use apply::RequestKind;
 use parking_lot::RwLock;
 
 use super::kinds::{Bounds, Counter, Gauge, Histogram};
@@ -120,6 +121,43 @@ pub enum Operation {
     Unknown,
 }
 
+impl From<RequestKind> for Operation {
+    fn from(kind: RequestKind) -> Self {
+        match kind {
+            RequestKind::Put => Self::Put,
+            RequestKind::Txn => Self::Txn,
+            RequestKind::Range => Self::Range,
+            RequestKind::DeleteRange => Self::DeleteRange,
+            RequestKind::Compaction => Self::Compaction,
+            RequestKind::LeaseGrant => Self::LeaseGrant,
+            RequestKind::LeaseRevoke => Self::LeaseRevoke,
+            RequestKind::LeaseCheckpoint => Self::LeaseCheckpoint,
+            RequestKind::Alarm => Self::Alarm,
+            RequestKind::ClusterVersionSet => Self::ClusterVersionSet,
+            RequestKind::ClusterMemberAttrSet => Self::ClusterMemberAttrSet,
+            RequestKind::DowngradeInfoSet => Self::DowngradeInfoSet,
+            RequestKind::DowngradeVersionTest => Self::DowngradeVersionTest,
+            RequestKind::Authenticate => Self::Authenticate,
+            RequestKind::AuthEnable => Self::AuthEnable,
+            RequestKind::AuthDisable => Self::AuthDisable,
+            RequestKind::AuthUserAdd => Self::AuthUserAdd,
+            RequestKind::AuthUserDelete => Self::AuthUserDelete,
+            RequestKind::AuthUserChangePassword => Self::AuthUserChangePassword,
+            RequestKind::AuthUserGrantRole => Self::AuthUserGrantRole,
+            RequestKind::AuthUserGet => Self::AuthUserGet,
+            RequestKind::AuthUserRevokeRole => Self::AuthUserRevokeRole,
+            RequestKind::AuthUserList => Self::AuthUserList,
+            RequestKind::AuthRoleAdd => Self::AuthRoleAdd,
+            RequestKind::AuthRoleGrantPermission => Self::AuthRoleGrantPermission,
+            RequestKind::AuthRoleGet => Self::AuthRoleGet,
+            RequestKind::AuthRoleRevokePermission => Self::AuthRoleRevokePermission,
+            RequestKind::AuthRoleDelete => Self::AuthRoleDelete,
+            RequestKind::AuthRoleList => Self::AuthRoleList,
+            RequestKind::Unknown => Self::Unknown,
+        }
+    }
+}
+
 impl Operation {
     /// Every operation.
     pub const ALL: [Self; 32] = [
@@ -219,6 +257,11 @@ impl OperationHistograms {
     /// Adds one operation.
     pub fn observe(&self, operation: Operation, success: bool, took: std::time::Duration) {
         self.cells[operation as usize][usize::from(success)].observe(took);
+    }
+
+    /// Adds several of the same operation, each of which took this many nanoseconds.
+    pub fn observe_many(&self, operation: Operation, success: bool, nanos: u64, times: u64) {
+        self.cells[operation as usize][usize::from(success)].observe_many(nanos, times);
     }
 
     /// Calls `action` with each series in use: operation, success as text, latencies.

@@ -264,6 +264,19 @@ impl Metrics {
         self.apply_duration.observe(operation, success, took);
     }
 
+    /// Entries of one kind and outcome that were applied together with others; `mean` is the time of
+    /// the whole batch divided by its entries.
+    pub fn applied_operations(&self, operation: Operation, success: bool, mean: Duration, times: u64) {
+        let nanos = u64::try_from(mean.as_nanos()).unwrap_or(u64::MAX);
+        self.apply_duration.observe_many(operation, success, nanos, times);
+    }
+
+    /// A snapshot file written and synced.
+    pub fn snapshot_saved(&self, took: Duration) {
+        self.snap_fsync_duration.observe(took);
+        self.snap_save_duration.observe(took);
+    }
+
     /// A range, a transaction that only reads, or a proposed request, from entry to result.
     pub fn request(&self, operation: Operation, success: bool, took: Duration) {
         self.request_duration.observe(operation, success, took);
