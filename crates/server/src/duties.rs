@@ -12,10 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apply::{ApplyError, Reply};
+use backend::Backend;
+use backend::schema::VersionError;
 use proto::{etcdserverpb as pb, membershippb};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{MissedTickBehavior, interval};
-use types::{LeaseId, MemberId, Version};
+use types::{CompatVersion, LeaseId, MemberId, Version};
 
 use crate::compactor::{Compactor, Retention};
 use crate::lanes::Answer;
@@ -248,22 +250,38 @@ fn raise_storage_version(node: &Node) {
         return;
     };
     let target = cluster.min(own);
-    let current = backend::schema::detect_version(&node.backend().view());
-    if current.as_ref().is_ok_and(|current| *current >= target) {
+    let (backend, compat) = (node.backend().clone(), node.compat());
+    let stored = backend::schema::storage_version(&backend.view());
+    if matches!(stored, Ok(Some(stored)) if stored >= target) {
         return;
     }
-    log::info!("cluster version differs from storage version.",
-        "cluster-version" => target.to_string(),
-        "storage-version" => current.map(|version| version.to_string()).unwrap_or_default());
-    // The commit blocks: not on a worker.
-    let (backend, compat) = (node.backend().clone(), node.compat());
-    tokio::task::spawn_blocking(move || match backend.migrate(target, compat, None) {
-        Ok(false) => {}
-        Ok(true) => log::info!("updated storage version", "new-storage-version" => target.to_string()),
-        // Undecided yet: the first entry of a term settles it.
-        Err(backend::schema::VersionError::MissingTerm) => {}
-        Err(error) => log::error!("failed to update storage version", "error" => error.to_string()),
+    // Commits block: not on a worker.
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = migrate(&backend, compat, target) {
+            log::error!("failed to update storage version", "error" => error.to_string());
+        }
     });
+}
+
+/// Takes the stored schema to `target`, one minor version at a time.
+fn migrate(backend: &Backend, compat: CompatVersion, target: Version) -> Result<(), VersionError> {
+    // The stored term, which tells 3.5 from what was before it, is written by a commit.
+    backend.commit()?;
+    let mut current = backend::schema::detect_version(&backend.view())?;
+    if current >= target {
+        return Ok(());
+    }
+    log::info!(
+        "cluster version differs from storage version.",
+        "cluster-version" => target.to_string(),
+        "storage-version" => current.to_string()
+    );
+    while current < target {
+        current = Version::new(current.major, current.minor + 1, 0);
+        backend.migrate(current, compat, None)?;
+        log::info!("updated storage version", "new-storage-version" => current.to_string());
+    }
+    Ok(())
 }
 
 /// Raises NOSPACE for this member, then gives the answer that waited.
