@@ -16,8 +16,6 @@ pub struct Progress {
     pub applied: AtomicU64,
     /// Term of the last applied entry. Written by the apply thread.
     pub applied_term: AtomicU64,
-    /// Rounds of the raft thread, for its liveness.
-    pub raft_rounds: AtomicU64,
     term: AtomicU64,
     leader: AtomicU64,
     is_leader: AtomicBool,
@@ -33,7 +31,6 @@ impl Default for Progress {
             commit: AtomicU64::new(0),
             applied: AtomicU64::new(0),
             applied_term: AtomicU64::new(0),
-            raft_rounds: AtomicU64::new(0),
             term: AtomicU64::new(0),
             leader: AtomicU64::new(0),
             is_leader: AtomicBool::new(false),

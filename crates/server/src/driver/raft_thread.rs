@@ -1,7 +1,7 @@
 //! The raft thread: owns the member core, feeds it and routes its effects.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::Ordering::Release;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -104,6 +104,5 @@ impl RaftThread {
             }
         }
         self.progress.commit.store(self.member.progress().commit, Release);
-        self.progress.raft_rounds.fetch_add(1, Relaxed);
     }
 }
