@@ -76,6 +76,10 @@ pub trait Disk: Send + Sync + 'static {
     }
 }
 
+/// What offset, length and address of a read or write must be multiples of on a file that avoids
+/// the cache.
+pub const DIRECT_BLOCK_LEN: u64 = 4096;
+
 /// An open file. All positions are absolute; there is no cursor.
 pub trait File: Send + Sync {
     /// Reads up to `buffer.len()` bytes at `offset`; fewer only at the end of the file.
@@ -96,6 +100,10 @@ pub trait File: Send + Sync {
     fn sync_data(&self) -> io::Result<()>;
     /// Makes content, length and other metadata durable (`fsync`).
     fn sync_all(&self) -> io::Result<()>;
+    /// Asks that reads and writes through this handle go around the system's cache. From now on offset,
+    /// length and address of each must be multiples of [`DIRECT_BLOCK_LEN`]. A hint: where the file
+    /// system cannot do it, nothing changes.
+    fn avoid_cache(&self);
     /// Tries to lock the file; `false` when another holder has it. Released when the file is dropped.
     fn try_lock(&self, kind: LockKind) -> io::Result<bool>;
     /// Maps the first `len` bytes for reading. `len` may exceed the file: such bytes must not be

@@ -10,4 +10,4 @@ pub mod real;
 pub mod sim;
 
 pub use clock::{Clock, Random, SeededRandom};
-pub use disk::{DirEntry, Disk, File, LockKind, Mapping, OpenMode};
+pub use disk::{DIRECT_BLOCK_LEN, DirEntry, Disk, File, LockKind, Mapping, OpenMode};

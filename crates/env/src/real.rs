@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags};
 
 use crate::{Clock, DirEntry, Disk, File, LockKind, Mapping, OpenMode, Random};
 
@@ -71,6 +71,18 @@ struct RealFile {
     file: fs::File,
 }
 
+impl RealFile {
+    /// Goes back to the cache. Whether the file avoided it before.
+    fn use_cache(&self) -> io::Result<bool> {
+        let flags = rustix::fs::fcntl_getfl(&self.file)?;
+        if flags.contains(OFlags::DIRECT) {
+            rustix::fs::fcntl_setfl(&self.file, flags - OFlags::DIRECT)?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}
+
 impl File for RealFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut filled = 0;
@@ -86,7 +98,13 @@ impl File for RealFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_all_at(bytes, offset)
+        match self.file.write_all_at(bytes, offset) {
+            // A file system that took the flag and cannot do it after all, or only in larger blocks.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput && self.use_cache()? => {
+                self.file.write_all_at(bytes, offset)
+            }
+            result => result,
+        }
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -114,6 +132,12 @@ impl File for RealFile {
 
     fn sync_all(&self) -> io::Result<()> {
         self.file.sync_all()
+    }
+
+    fn avoid_cache(&self) {
+        // Refused where it is not supported: then the cache it is.
+        let _ = rustix::fs::fcntl_getfl(&self.file)
+            .and_then(|flags| rustix::fs::fcntl_setfl(&self.file, flags | OFlags::DIRECT));
     }
 
     fn try_lock(&self, kind: LockKind) -> io::Result<bool> {

@@ -20,11 +20,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use parking_lot::{Mutex, MutexGuard};
 use rustix::mm::{MapFlags, ProtFlags};
 
-use crate::{DirEntry, Disk, File, LockKind, Mapping, OpenMode, Random, SeededRandom};
+use crate::{DIRECT_BLOCK_LEN, DirEntry, Disk, File, LockKind, Mapping, OpenMode, Random, SeededRandom};
 
 /// Largest length of a simulated file in bytes.
 pub const FILE_CAPACITY: usize = 1 << 30;
@@ -262,7 +263,13 @@ impl Disk for SimDisk {
                 inode
             }
         };
-        let file = SimFile { disk: self.clone(), inode, writable, held: Mutex::new(None) };
+        let file = SimFile {
+            disk: self.clone(),
+            inode,
+            writable,
+            held: Mutex::new(None),
+            direct: AtomicBool::new(false),
+        };
         if matches!(mode, OpenMode::Truncate(_)) && file.len()? > 0 {
             file.set_len(0)?;
         }
@@ -449,6 +456,8 @@ struct SimFile {
     inode: Arc<Inode>,
     writable: bool,
     held: Mutex<Option<LockKind>>,
+    /// Holds writes to the alignment that [`File::avoid_cache`] asks for.
+    direct: AtomicBool,
 }
 
 impl SimFile {
@@ -476,6 +485,12 @@ impl File for SimFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let aligned = |value: u64| value.is_multiple_of(DIRECT_BLOCK_LEN);
+        if self.direct.load(Relaxed)
+            && !(aligned(offset) && aligned(bytes.len() as u64) && aligned(bytes.as_ptr().addr() as u64))
+        {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
         if offset + bytes.len() as u64 > FILE_CAPACITY as u64 {
             return Err(io::Error::from(io::ErrorKind::FileTooLarge));
         }
@@ -510,6 +525,10 @@ impl File for SimFile {
 
     fn sync_all(&self) -> io::Result<()> {
         self.sync_data()
+    }
+
+    fn avoid_cache(&self) {
+        self.direct.store(true, Relaxed);
     }
 
     fn try_lock(&self, kind: LockKind) -> io::Result<bool> {

@@ -292,6 +292,14 @@ impl Member {
         self.consensus.conf_state().clone()
     }
 
+    /// Whether the configuration names anybody else, voter or learner.
+    pub fn has_peers(&self) -> bool {
+        let conf = self.consensus.conf_state();
+        let mut all =
+            conf.voters.iter().chain(&conf.learners).chain(&conf.voters_outgoing).chain(&conf.learners_next);
+        all.any(|member| *member != self.id.0)
+    }
+
     /// Term of the entry at `index`, if it is in memory.
     pub fn position_of(&self, index: u64) -> Option<LogPosition> {
         self.consensus.term(index).map(|term| LogPosition { index, term })

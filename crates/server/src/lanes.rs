@@ -23,12 +23,12 @@ use std::time::{Duration, Instant};
 
 use apply::{ApplyError, Reply};
 use bytes::Bytes;
-use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use types::{MemberId, RequestId, RequestIdGenerator};
 
 use crate::driver::Input;
+use crate::mailbox::Sender;
 
 /// Number of lanes: an upper bound of worker threads. Ids carry the lane in their low bits.
 pub const LANE_COUNT: u16 = 16;

@@ -8,6 +8,7 @@ pub mod duties;
 mod fatal;
 pub mod lanes;
 pub mod log;
+pub mod mailbox;
 mod member;
 pub mod metrics;
 pub mod node;

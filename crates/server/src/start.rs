@@ -11,7 +11,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use api::grpc::Workers;
-use crossbeam_channel::Sender;
 use env::{Clock, Disk};
 use membership::Attributes;
 use mvcc::watch::Hub;
@@ -21,15 +20,16 @@ use types::Snapshot;
 use crate::bootstrap::{self, Parts};
 use crate::compactor::Retention;
 use crate::config::gates::FeatureGates;
+use crate::driver::Input;
 use crate::driver::apply_thread::{ApplyThread, ApplyWork};
-use crate::driver::log_thread::{LogThread, LogWork};
+use crate::driver::log_thread::{LogThread, LogWork, LogWriter};
 use crate::driver::raft_thread::RaftThread;
 use crate::driver::store_threads::{BackendSignal, CompactionThread, CompactionWork, run_snapshots};
-use crate::driver::{self, Input};
 use crate::duties;
 use crate::fatal::Fatal;
 use crate::lanes::{self, Answers, LANE_COUNT, Lanes};
 use crate::log;
+use crate::mailbox::{Sender, mailbox};
 use crate::metrics::Metrics;
 use crate::node::{Inner, Node};
 use crate::progress::Progress;
@@ -88,10 +88,10 @@ struct Stop {
     to_raft: Sender<Input>,
     to_apply: Sender<ApplyWork>,
     to_log: Sender<LogWork>,
-    compaction_stop: Sender<()>,
+    compaction_stop: crossbeam_channel::Sender<()>,
     backend: BackendSignal,
     hub: Hub,
-    purge_stop: Sender<()>,
+    purge_stop: crossbeam_channel::Sender<()>,
     raft: JoinHandle<()>,
     apply: JoinHandle<()>,
     log: JoinHandle<()>,
@@ -174,11 +174,11 @@ impl<'a> Assembly<'a> {
         if let Some(agreed) = parts.shared.cluster().version() {
             metrics.agree_on_cluster_version(agreed);
         }
-        let (to_raft, inputs) = driver::input_queue();
-        let (to_log, log_work) = crossbeam_channel::unbounded();
-        let (to_apply, apply_work) = crossbeam_channel::unbounded();
-        let (to_compaction, compaction_work) = crossbeam_channel::unbounded();
-        let (to_snapshots, snapshot_work) = crossbeam_channel::unbounded::<Snapshot>();
+        let (to_raft, inputs) = mailbox();
+        let (to_log, log_work) = mailbox();
+        let (to_apply, apply_work) = mailbox();
+        let (to_compaction, compaction_work) = mailbox();
+        let (to_snapshots, mut snapshot_work) = mailbox::<Snapshot>();
         let (compaction_stop, compaction_stopped) = crossbeam_channel::bounded(1);
         let (to_duties, duty_queue) = tokio::sync::mpsc::unbounded_channel();
         let stopping = watch::Sender::new(false);
@@ -210,13 +210,14 @@ impl<'a> Assembly<'a> {
         })?;
         let _ = prepare.try_send(());
 
+        let log_writer = LogWriter { wal: parts.wal, prepare, metrics: metrics.clone() };
+        let log_writer = Arc::new(parking_lot::Mutex::new(log_writer));
         let log_thread = LogThread {
-            wal: parts.wal,
+            log: log_writer.clone(),
             work: log_work,
             to_raft: to_raft.clone(),
             disk: disk.clone(),
             snap_dir: setup.snap_dir(),
-            prepare,
             metrics: metrics.clone(),
             fatal: fatal.clone(),
         };
@@ -224,6 +225,8 @@ impl<'a> Assembly<'a> {
             member: parts.member,
             inputs,
             to_log: to_log.clone(),
+            log: log_writer,
+            handed_over: None,
             to_apply: to_apply.clone(),
             progress: progress.clone(),
             heartbeat: setup.heartbeat,
@@ -318,7 +321,7 @@ impl<'a> Assembly<'a> {
             compaction: spawn("compaction", move || compaction_thread.run())?,
             snapshots: {
                 let (backend, to_log, fatal) = (parts.backend.clone(), to_log.clone(), fatal.clone());
-                spawn("snapshot", move || run_snapshots(&snapshot_work, &backend, &to_log, &fatal))?
+                spawn("snapshot", move || run_snapshots(&mut snapshot_work, &backend, &to_log, &fatal))?
             },
             backend_thread: {
                 let (signal, interval) = (backend.clone(), options.backend_batch_interval);

@@ -13,6 +13,7 @@
 //!
 //! **Source**: etcd `server/storage/wal`, `server/etcdserver/api/snap`.
 
+mod blocks;
 mod error;
 pub mod format;
 mod purge;

@@ -8,7 +8,7 @@
 //!
 //! Invariants
 //! - The writer writes below `Tail::reserved`, the preparer at or above it, both bounds being read
-//!   and moved under the lock: no zero ever lands on a record.
+//!   and moved under the lock: no zero ever lands on a record. Both write whole blocks.
 //! - Zeros land only on bytes that are zero already: a crash at any point leaves the same log.
 //! - The preparer syncs through a file handle of its own, so that the log's own handle still
 //!   reports an error that hits its records.
@@ -19,8 +19,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use env::{Disk, File, LockKind, OpenMode};
+use env::{DIRECT_BLOCK_LEN, Disk, File, LockKind, OpenMode};
 
+use crate::blocks::{AlignedBuffer, block_end};
 use crate::error::{Context, Error};
 
 /// Zeros written per step, at most: a writer that needs the lock waits no longer than that.
@@ -40,7 +41,7 @@ pub enum Prepared {
 /// Prepares disk space for a [`crate::Wal`]. `Send`; lives as long as anybody likes.
 pub struct Preparer {
     space: Arc<Space>,
-    zeros: Vec<u8>,
+    zeros: AlignedBuffer,
 }
 
 /// What writer and preparer share.
@@ -87,8 +88,8 @@ struct Filled {
 
 impl Preparer {
     pub(crate) fn new(space: Arc<Space>) -> Self {
-        let step_len = (space.segment_bytes / 128).clamp(512, MAX_STEP_LEN);
-        Self { space, zeros: vec![0; step_len as usize] }
+        let step_len = block_end(space.segment_bytes / 128).clamp(DIRECT_BLOCK_LEN, MAX_STEP_LEN);
+        Self { space, zeros: AlignedBuffer::zeroed(step_len as usize) }
     }
 
     /// Does a small piece of the work, including its sync. After an error the preparer leaves
@@ -99,9 +100,9 @@ impl Preparer {
         if state.closed {
             return Ok(Prepared::Done);
         }
-        let end = space.segment_bytes;
+        let end = space.fill_end();
         let filled = if state.tail.as_ref().is_some_and(|tail| tail.next() < end) {
-            let result = state.tail.as_mut().map(|tail| tail.fill(&space, &self.zeros));
+            let result = state.tail.as_mut().map(|tail| tail.fill(&space, self.zeros.bytes()));
             if matches!(result, Some(Err(_))) {
                 state.tail = None;
             }
@@ -110,7 +111,7 @@ impl Preparer {
             if state.spare.is_none() {
                 state.spare = Some(space.make_spare(&mut state.spares_made)?);
             }
-            let result = state.spare.as_mut().map(|spare| spare.fill(&space, &self.zeros));
+            let result = state.spare.as_mut().map(|spare| spare.fill(&space, self.zeros.bytes()));
             if matches!(result, Some(Err(_))) {
                 state.spare.as_mut().into_iter().for_each(|spare| spare.zeroed = end);
             }
@@ -136,7 +137,7 @@ impl Tail {
     fn fill(&mut self, space: &Space, zeros: &[u8]) -> Result<Filled, Error> {
         let file = open_filler(&mut self.filler, space, &self.path)?;
         let start = self.next();
-        self.zeroed = (start + zeros.len() as u64).min(space.segment_bytes);
+        self.zeroed = (start + zeros.len() as u64).min(space.fill_end());
         file.write_at(&zeros[..(self.zeroed - start) as usize], start).context("write", &self.path)?;
         Ok(Filled { file, path: self.path.clone() })
     }
@@ -144,12 +145,12 @@ impl Tail {
 
 impl Spare {
     fn fill(&mut self, space: &Space, zeros: &[u8]) -> Result<Option<Filled>, Error> {
-        if self.zeroed >= space.segment_bytes {
+        if self.zeroed >= space.fill_end() {
             return Ok(None);
         }
         let file = open_filler(&mut self.filler, space, &self.path)?;
         let start = self.zeroed;
-        self.zeroed = (start + zeros.len() as u64).min(space.segment_bytes);
+        self.zeroed = (start + zeros.len() as u64).min(space.fill_end());
         file.write_at(&zeros[..(self.zeroed - start) as usize], start).context("write", &self.path)?;
         Ok(Some(Filled { file, path: self.path.clone() }))
     }
@@ -164,6 +165,7 @@ fn open_filler(
         return Ok(file.clone());
     }
     let file = space.disk.open(path, OpenMode::ReadWrite).context("open", path)?;
+    file.avoid_cache();
     *filler = Some(file.clone());
     Ok(file)
 }
@@ -178,8 +180,13 @@ impl Space {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Where zeros end: only whole blocks are written ahead.
+    fn fill_end(&self) -> u64 {
+        self.segment_bytes - self.segment_bytes % DIRECT_BLOCK_LEN
+    }
+
     fn reserve_end(&self, wanted: u64) -> u64 {
-        let piece = (self.segment_bytes / 32).clamp(512, MAX_RESERVE_LEN);
+        let piece = block_end(self.segment_bytes / 32).clamp(DIRECT_BLOCK_LEN, MAX_RESERVE_LEN);
         wanted.next_multiple_of(piece) + piece
     }
 

@@ -23,6 +23,7 @@ use env::{Disk, File, LockKind, OpenMode};
 use types::LogPosition;
 use types::raft::{Entry, HardState};
 
+use crate::blocks::{BlockWriter, block_end, write_zeros};
 use crate::error::{Context, Error};
 use crate::format::{Encoder, WalSnapshot};
 use crate::repair;
@@ -81,6 +82,7 @@ pub struct Wal {
     /// Index of the entry written last.
     last_index: u64,
     encoder: Encoder,
+    blocks: BlockWriter,
     /// Locked segments, ascending; the last one is written to.
     segments: VecDeque<Segment>,
     /// End of the records in the last segment.
@@ -95,6 +97,21 @@ struct Segment {
     name: SegmentName,
     path: PathBuf,
     file: Arc<dyn File>,
+}
+
+impl Segment {
+    /// A writer behind the record that ends at `offset`. From now on the segment is only written.
+    fn blocks(&self, offset: u64) -> Result<BlockWriter, Error> {
+        let blocks = BlockWriter::new(&*self.file, offset).context("read", &self.path)?;
+        self.file.avoid_cache();
+        Ok(blocks)
+    }
+
+    /// Writes the zeros that the preparer does not: those that the first appends meet.
+    fn zero_ahead(&self, offset: u64, reserved: u64) -> Result<(), Error> {
+        write_zeros(&*self.file, offset, reserved).context("write", &self.path)?;
+        self.file.sync_data().context("sync", &self.path)
+    }
 }
 
 impl Wal {
@@ -131,7 +148,7 @@ impl Wal {
 
         let segment = Segment { name, path: path_of(dir, name), file };
         let metadata = Bytes::copy_from_slice(metadata);
-        Ok(Self::assemble(disk, dir, options, metadata, encoder, segment))
+        Self::assemble(disk, dir, options, metadata, encoder, segment)
     }
 
     fn assemble(
@@ -141,12 +158,14 @@ impl Wal {
         metadata: Bytes,
         mut encoder: Encoder,
         segment: Segment,
-    ) -> Wal {
+    ) -> Result<Wal, Error> {
         let offset = encoder.bytes().len() as u64;
         encoder.clear(KEPT_BUFFER);
         let space = Space::new(disk.clone(), dir.to_owned(), options.segment_bytes);
+        let blocks = segment.blocks(offset)?;
         let reserved = space.set_tail(segment.path.clone(), offset, None);
-        Wal {
+        segment.zero_ahead(offset, reserved.min(options.segment_bytes))?;
+        Ok(Wal {
             disk,
             dir: dir.to_owned(),
             options,
@@ -154,12 +173,13 @@ impl Wal {
             hard_state: HardState::default(),
             last_index: 0,
             encoder,
+            blocks,
             segments: VecDeque::from([segment]),
             offset,
             space,
             reserved,
             poisoned: false,
-        }
+        })
     }
 
     /// Opens the log for appending, reading what it holds behind `from`.
@@ -192,9 +212,11 @@ impl Wal {
             replay.result.repaired = Some(repair::keep_copy(&*disk, &*tail.file, &tail.path)?);
         }
         repair::clear_behind(&*tail.file, &tail.path, replay.offset, options.segment_bytes)?;
+        let blocks = tail.blocks(replay.offset)?;
 
         let space = Space::new(disk.clone(), dir.to_owned(), options.segment_bytes);
         let reserved = space.set_tail(tail.path.clone(), replay.offset, None);
+        tail.zero_ahead(replay.offset, reserved.min(options.segment_bytes))?;
         let mut wal = Wal {
             disk,
             dir: dir.to_owned(),
@@ -203,6 +225,7 @@ impl Wal {
             hard_state: replay.result.hard_state,
             last_index: replay.last_index,
             encoder: Encoder::new(replay.crc),
+            blocks,
             segments,
             offset: replay.offset,
             space,
@@ -218,7 +241,8 @@ impl Wal {
         Ok((wal, replay.result))
     }
 
-    /// Appends a batch with a single write. Durable after [`Wal::sync`], see [`Appended`].
+    /// Appends a batch with a single write. Durable after [`Wal::sync`], see [`Appended`]. What need
+    /// not be durable, a commit index alone, waits in memory for the next batch that must be.
     pub fn append(&mut self, batch: &Batch<'_>) -> Result<Appended, Error> {
         self.check()?;
         let hard_state = batch.hard_state.filter(|state| !state.is_empty());
@@ -233,15 +257,19 @@ impl Wal {
             self.encoder.state(&state);
             self.hard_state = state;
         }
+        if !needs_sync {
+            return Ok(Appended { needs_sync: false, bytes: 0, cut: None });
+        }
         let bytes = self.write()?;
         let cut =
             if bytes > 0 && self.offset >= self.options.segment_bytes { Some(self.cut()?) } else { None };
-        Ok(Appended { needs_sync: needs_sync && cut.is_none(), bytes, cut })
+        Ok(Appended { needs_sync: cut.is_none(), bytes, cut })
     }
 
     /// Makes all appended records durable.
     pub fn sync(&mut self) -> Result<(), Error> {
         self.check()?;
+        self.write()?;
         if self.options.no_sync {
             return Ok(());
         }
@@ -327,11 +355,13 @@ impl Wal {
         if bytes == 0 {
             return Ok(0);
         }
-        if self.offset + bytes > self.reserved {
-            self.reserved = self.space.reserve(self.offset + bytes);
+        let end = block_end(self.offset + bytes);
+        if end > self.reserved {
+            self.reserved = self.space.reserve(end);
         }
-        let tail = self.tail_segment();
-        let result = tail.file.write_at(self.encoder.bytes(), self.offset).context("write", &tail.path);
+        let tail = self.segments.back().expect("the open segment is never released");
+        let written = self.blocks.append(&*tail.file, self.encoder.bytes(), self.offset);
+        let result = written.context("write", &tail.path);
         self.guard(result)?;
         self.offset += bytes;
         self.encoder.clear(KEPT_BUFFER);
@@ -360,7 +390,8 @@ impl Wal {
 
         let spare = self.space.take_spare()?;
         self.encode_head();
-        spare.file.write_at(self.encoder.bytes(), 0).context("write", &spare.path)?;
+        spare.file.avoid_cache();
+        self.blocks.append(&*spare.file, self.encoder.bytes(), 0).context("write", &spare.path)?;
         let head_len = self.encoder.bytes().len() as u64;
         self.encoder.clear(KEPT_BUFFER);
         if !self.options.no_sync {

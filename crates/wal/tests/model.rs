@@ -83,6 +83,8 @@ proptest! {
                 }
                 Step::Prepare => while preparer.step().unwrap() == Prepared::More {},
                 Step::Reopen { from_snapshot } => {
+                    // A commit index alone waits in memory.
+                    log.sync().unwrap();
                     drop(log);
                     let from = if from_snapshot { marks.last().unwrap().position } else { START };
                     let opened = Wal::open(disk.clone(), dir, from, SMALL).unwrap();
@@ -95,6 +97,7 @@ proptest! {
                 }
             }
         }
+        log.sync().unwrap();
         let (_, offset) = log.position();
         prop_assert!(offset < SMALL.segment_bytes || !marks.is_empty());
         let read = wal::read(&*disk, dir, START).unwrap();

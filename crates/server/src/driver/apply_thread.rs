@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering::Release;
 use std::time::Duration;
 
 use apply::{Applied, Applier, FollowUp, Reply};
-use crossbeam_channel::{Receiver, Sender};
 use env::Clock;
 use member::Leadership;
 use mvcc::RevisionEvents;
@@ -19,6 +18,7 @@ use crate::duties::Duty;
 use crate::fatal::Fatal;
 use crate::lanes::{Answer, Answers};
 use crate::log;
+use crate::mailbox::{Receiver, Sender};
 use crate::metrics::{Metrics, Operation};
 use crate::progress::Progress;
 
@@ -92,7 +92,7 @@ pub struct ApplyThread {
 impl ApplyThread {
     /// Runs until told to stop, or until an entry cannot be applied.
     pub fn run(mut self) {
-        while let Ok(work) = self.work.recv() {
+        while let Some(work) = self.work.recv() {
             match work {
                 ApplyWork::Entries(entries) => {
                     for part in entries.chunks(ENTRIES_PER_DELIVERY) {
@@ -133,8 +133,13 @@ impl ApplyThread {
             self.metrics.slow_apply.add(entries.len() as u64);
         }
         if let Some(last) = entries.last() {
-            // The raft thread ends before this one; what it does not hear needs no answer.
-            let _ = self.to_raft.send(Input::Applied(last.index));
+            // A leader's raft thread needs to hear this at some time, but waits for nothing. It ends
+            // before this one; what it does not hear needs no answer.
+            let applied = Input::Applied(last.index);
+            let _ = match self.leadership.is_leader {
+                true => self.to_raft.send_without_waking(applied),
+                false => self.to_raft.send(applied),
+            };
             self.snapshot_if_due(LogPosition { index: last.index, term: last.term });
         }
         Ok(())
@@ -146,7 +151,7 @@ impl ApplyThread {
             None => {}
             Some(FollowUp::Compact(job)) => {
                 let job = job.with_batch(self.compaction_batch_limit);
-                drop(self.compactions.send(CompactionWork { job }));
+                let _ = self.compactions.send(CompactionWork { job });
             }
             Some(FollowUp::RaiseNoSpace) => {
                 // The answer waits until the alarm is committed.

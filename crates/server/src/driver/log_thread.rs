@@ -5,15 +5,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender};
 use env::Disk;
 use member::Persist;
+use parking_lot::Mutex;
 use types::Snapshot;
 use wal::{Batch, Wal, WalSnapshot};
 
 use super::Input;
 use crate::fatal::Fatal;
 use crate::log;
+use crate::mailbox::{Receiver, Sender};
 use crate::metrics::Metrics;
 
 /// Entries written with one sync, at most: bounds the memory of a round.
@@ -30,10 +31,45 @@ pub enum LogWork {
     Stop,
 }
 
-/// What the log thread works with.
-pub struct LogThread {
+/// The open log with what belongs to writing it. Whoever holds the lock writes: the log thread, or
+/// the raft thread of a member without peers.
+pub struct LogWriter {
     /// The open log.
     pub wal: Wal,
+    /// Asks for space to be prepared ahead.
+    pub prepare: crossbeam_channel::Sender<()>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+impl LogWriter {
+    /// Appends and syncs. What is in `persist` is on disk when this returns.
+    ///
+    /// # Errors
+    /// The write or the sync failed: what is on disk is not known.
+    pub fn persist(&mut self, persist: &Persist) -> Result<(), wal::Error> {
+        let start = Instant::now();
+        let batch = Batch { entries: &persist.entries, hard_state: persist.hard_state };
+        let appended = self.wal.append(&batch)?;
+        if appended.needs_sync {
+            let written = start.elapsed();
+            self.wal.sync()?;
+            self.metrics.wal_write_duration.observe(written);
+            self.metrics.wal_fsync(start.elapsed().saturating_sub(written));
+        }
+        self.metrics.wal_written(appended.bytes);
+        if appended.cut.is_some() {
+            // Full means that the preparer has been asked already.
+            let _ = self.prepare.try_send(());
+        }
+        Ok(())
+    }
+}
+
+/// What the log thread works with.
+pub struct LogThread {
+    /// The log.
+    pub log: Arc<Mutex<LogWriter>>,
     /// Work.
     pub work: Receiver<LogWork>,
     /// To report what is on disk.
@@ -42,8 +78,6 @@ pub struct LogThread {
     pub disk: Arc<dyn Disk>,
     /// Directory of `.snap` files.
     pub snap_dir: PathBuf,
-    /// Asks for space to be prepared ahead.
-    pub prepare: Sender<()>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Where to report the end of everything.
@@ -60,20 +94,14 @@ impl LogThread {
 
     fn run_inner(&mut self) -> Result<(), LogError> {
         let mut later = None;
-        loop {
-            let first = match later.take() {
-                Some(work) => work,
-                None => match self.work.recv() {
-                    Ok(work) => work,
-                    Err(_) => return Ok(()),
-                },
-            };
-            match first {
-                LogWork::Stop => return Ok(()),
+        while let Some(work) = later.take().or_else(|| self.work.recv()) {
+            match work {
+                LogWork::Stop => return Ok(self.log.lock().wal.sync()?),
                 LogWork::Snapshot(snapshot) => self.save_snapshot(&snapshot)?,
                 LogWork::Persist(persist) => later = self.persist(persist)?,
             }
         }
+        Ok(())
     }
 
     /// Writes one round: `first` and all that queued behind it. Returns the work that ended it.
@@ -82,31 +110,19 @@ impl LogThread {
         let mut next = None;
         while round.entries.len() < MAX_ENTRIES_PER_ROUND {
             match self.work.try_recv() {
-                Ok(LogWork::Persist(more)) => {
+                Some(LogWork::Persist(more)) => {
                     round.number = more.number;
                     round.entries.extend(more.entries);
                     round.hard_state = more.hard_state.or(round.hard_state);
                 }
-                Ok(other) => {
+                Some(other) => {
                     next = Some(other);
                     break;
                 }
-                Err(_) => break,
+                None => break,
             }
         }
-        let start = Instant::now();
-        let appended = self.wal.append(&Batch { entries: &round.entries, hard_state: round.hard_state })?;
-        if appended.needs_sync {
-            let written = start.elapsed();
-            self.wal.sync()?;
-            self.metrics.wal_write_duration.observe(written);
-            self.metrics.wal_fsync(start.elapsed().saturating_sub(written));
-        }
-        self.metrics.wal_written(appended.bytes);
-        if appended.cut.is_some() {
-            // Full means that the preparer has been asked already.
-            let _ = self.prepare.try_send(());
-        }
+        self.log.lock().persist(&round)?;
         // The raft thread ends before this one; what it does not hear needs no answer.
         let _ = self.to_raft.send(Input::Persisted(round.number));
         Ok(next)
@@ -118,8 +134,10 @@ impl LogThread {
         self.metrics.snapshot_saved(start.elapsed());
         let record =
             WalSnapshot { position: snapshot.position, conf_state: Some(snapshot.conf_state.clone()) };
-        self.wal.save_snapshot(&record)?;
-        self.wal.release_to(snapshot.position.index);
+        let mut log = self.log.lock();
+        log.wal.save_snapshot(&record)?;
+        log.wal.release_to(snapshot.position.index);
+        drop(log);
         log::info!("saved snapshot to disk", "snapshot-index" => snapshot.position.index);
         Ok(())
     }

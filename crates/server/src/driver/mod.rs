@@ -9,9 +9,13 @@
 //!                                            └──pending?──▶ backend thread ──▶ bolt
 //! ```
 //!
-//! Rules: the raft thread waits for nobody; apply never waits for the backend's disk except when
+//! Rules: the raft thread waits for nobody (but see below); apply never waits for the backend's disk except when
 //! that is far behind ([`store`]); a failed write or sync anywhere ends the process, because
 //! nothing is known about the disk afterwards.
+//!
+//! A member without peers has nobody who could want anything from its raft thread while a sync
+//! runs: there the raft thread writes the log itself, and each put saves the way to the log thread
+//! and back. All that is proposed during one sync goes out with the next one, as ever.
 //!
 //! The queues between these threads are unbounded, so that no two of them can wait for each other.
 //! What flows through them is bounded where it enters: a lane admits a request only while the gap
@@ -24,7 +28,6 @@ pub mod raft_thread;
 pub mod store_threads;
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender};
 
 use crate::lanes::Proposal;
 
@@ -47,9 +50,4 @@ pub enum Input {
     Campaign,
     /// Stop after handing out what is ready.
     Stop,
-}
-
-/// The queue to the raft thread.
-pub fn input_queue() -> (Sender<Input>, Receiver<Input>) {
-    crossbeam_channel::unbounded()
 }

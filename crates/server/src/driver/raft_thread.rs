@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Release;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use member::{Effect, Member};
+use member::{Effect, Member, Persist};
+use parking_lot::Mutex;
 
 use super::Input;
 use super::apply_thread::ApplyWork;
-use super::log_thread::LogWork;
+use super::log_thread::{LogWork, LogWriter};
 use crate::fatal::Fatal;
+use crate::mailbox::{Nothing, Receiver, Sender};
 use crate::progress::Progress;
 
 /// Inputs taken before effects are looked at: bounds the time between two looks.
@@ -24,6 +25,10 @@ pub struct RaftThread {
     pub inputs: Receiver<Input>,
     /// To the log thread.
     pub to_log: Sender<LogWork>,
+    /// The log, to write it on this thread as long as the member has no peers.
+    pub log: Arc<Mutex<LogWriter>>,
+    /// The last write that was handed to the log thread, and the last one that it reported.
+    pub handed_over: Option<u64>,
     /// To the apply thread.
     pub to_apply: Sender<ApplyWork>,
     /// Shared numbers.
@@ -38,27 +43,26 @@ impl RaftThread {
     /// Runs until told to stop, or until the member cannot go on.
     pub fn run(mut self) {
         if let Err(error) = self.run_inner() {
-            self.fatal.stop(format!("raft: {error}"));
+            self.fatal.stop(error.to_string());
         }
     }
 
-    fn run_inner(&mut self) -> Result<(), consensus::Error> {
+    fn run_inner(&mut self) -> Result<(), RaftError> {
         let mut next_tick = Instant::now() + self.heartbeat;
-        self.route();
+        self.route()?;
         loop {
             let mut taken = 0;
-            let mut input = match self.inputs.recv_deadline(next_tick) {
+            let mut input = match self.inputs.recv_until(next_tick) {
                 Ok(input) => Some(input),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(Nothing::Timeout) => None,
+                Err(Nothing::Closed) => return Ok(()),
             };
             while let Some(next) = input {
                 if !self.take(next)? {
-                    self.route();
-                    return Ok(());
+                    return self.route();
                 }
                 taken += 1;
-                input = if taken < INPUTS_PER_ROUND { self.inputs.try_recv().ok() } else { None };
+                input = if taken < INPUTS_PER_ROUND { self.inputs.try_recv() } else { None };
             }
             let now = Instant::now();
             if now >= next_tick {
@@ -67,7 +71,7 @@ impl RaftThread {
                 // for an election.
                 next_tick = now + self.heartbeat;
             }
-            self.route();
+            self.route()?;
         }
     }
 
@@ -79,7 +83,12 @@ impl RaftThread {
             }
             Input::ProposeConfChange(change) => member::Input::ProposeConfChange(change),
             Input::Message(message) => member::Input::Message(message),
-            Input::Persisted(number) => member::Input::Persisted(number),
+            Input::Persisted(number) => {
+                if self.handed_over == Some(number) {
+                    self.handed_over = None;
+                }
+                member::Input::Persisted(number)
+            }
             Input::Applied(index) => member::Input::Applied(index),
             Input::ConfChangeApplied(change) => member::Input::ConfChangeApplied(change),
             Input::Campaign => member::Input::Campaign,
@@ -89,20 +98,51 @@ impl RaftThread {
         Ok(true)
     }
 
-    fn route(&mut self) {
-        for effect in self.member.effects() {
-            // A closed queue means that its thread ended: the member is stopping.
-            match effect {
-                Effect::Persist(persist) => drop(self.to_log.send(LogWork::Persist(persist))),
-                Effect::Apply(entries) => drop(self.to_apply.send(ApplyWork::Entries(entries))),
-                Effect::Leadership(leadership) => {
-                    self.progress.set_leadership(leadership);
-                    let _ = self.to_apply.send(ApplyWork::Leadership(leadership));
+    /// Hands out what the core wants done, until it wants nothing more.
+    fn route(&mut self) -> Result<(), RaftError> {
+        loop {
+            let effects = self.member.effects();
+            if effects.is_empty() {
+                break;
+            }
+            for effect in effects {
+                // A closed queue means that its thread ended: the member is stopping.
+                match effect {
+                    Effect::Persist(persist) => self.persist(persist)?,
+                    Effect::Apply(entries) => drop(self.to_apply.send(ApplyWork::Entries(entries))),
+                    Effect::Leadership(leadership) => {
+                        self.progress.set_leadership(leadership);
+                        let _ = self.to_apply.send(ApplyWork::Leadership(leadership));
+                    }
+                    // One member has no peers, and reads locally: see `Node::read_index`.
+                    Effect::Send(_) | Effect::ReadReady(_) | Effect::Dropped(_) => {}
                 }
-                // One member has no peers, and reads locally: see `Node::read_index`.
-                Effect::Send(_) | Effect::ReadReady(_) | Effect::Dropped(_) => {}
             }
         }
         self.progress.commit.store(self.member.progress().commit, Release);
+        Ok(())
     }
+
+    /// Writes here if that keeps nobody waiting, else hands over to the log thread. Writes are
+    /// never out of order: this thread writes only when the log thread has written all it got.
+    fn persist(&mut self, persist: Persist) -> Result<(), RaftError> {
+        let number = persist.number;
+        if self.handed_over.is_none() && !self.member.has_peers() {
+            self.log.lock().persist(&persist)?;
+            self.member.handle(member::Input::Persisted(number))?;
+        } else {
+            self.handed_over = Some(number);
+            let _ = self.to_log.send(LogWork::Persist(persist));
+        }
+        Ok(())
+    }
+}
+
+/// Why the raft thread ends.
+#[derive(Debug, thiserror::Error)]
+enum RaftError {
+    #[error("raft: {0}")]
+    Consensus(#[from] consensus::Error),
+    #[error(transparent)]
+    Wal(#[from] wal::Error),
 }

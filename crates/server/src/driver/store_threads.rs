@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backend::Backend;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::RecvTimeoutError;
 use mvcc::{CompactionJob, Store};
 use parking_lot::{Condvar, Mutex};
 use types::Snapshot;
@@ -12,6 +12,7 @@ use types::Snapshot;
 use super::log_thread::LogWork;
 use crate::fatal::Fatal;
 use crate::log;
+use crate::mailbox::{Receiver, Sender};
 use crate::metrics::Metrics;
 
 /// How far apply may run ahead of the backend, in batches, before it waits.
@@ -115,7 +116,7 @@ pub struct CompactionThread {
     /// Pause between two batches.
     pub pause: Duration,
     /// Set to end the thread, also in the middle of a compaction: it resumes at the next start.
-    pub stop: Receiver<()>,
+    pub stop: crossbeam_channel::Receiver<()>,
     /// Finished compactions.
     pub finished: tokio::sync::watch::Sender<i64>,
     /// Counters.
@@ -126,8 +127,8 @@ pub struct CompactionThread {
 
 impl CompactionThread {
     /// Runs until told to stop.
-    pub fn run(self) {
-        while let Ok(CompactionWork { mut job }) = self.work.recv() {
+    pub fn run(mut self) {
+        while let Some(CompactionWork { mut job }) = self.work.recv() {
             let start = Instant::now();
             if !self.compact(&mut job) {
                 return;
@@ -172,8 +173,13 @@ impl CompactionThread {
 
 /// Takes disk snapshots: the backend first reaches the snapshot's index, then the `.snap` file
 /// and its log record are written.
-pub fn run_snapshots(work: &Receiver<Snapshot>, backend: &Backend, to_log: &Sender<LogWork>, fatal: &Fatal) {
-    while let Ok(snapshot) = work.recv() {
+pub fn run_snapshots(
+    work: &mut Receiver<Snapshot>,
+    backend: &Backend,
+    to_log: &Sender<LogWork>,
+    fatal: &Fatal,
+) {
+    while let Some(snapshot) = work.recv() {
         if let Err(error) = backend.commit() {
             return fatal.stop(format!("backend: {error}"));
         }
