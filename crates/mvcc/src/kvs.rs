@@ -74,6 +74,14 @@ impl EncodedKvs {
     }
 }
 
+impl<'a> FromIterator<&'a KeyValue> for EncodedKvs {
+    fn from_iter<I: IntoIterator<Item = &'a KeyValue>>(messages: I) -> Self {
+        let mut builder = KvsBuilder::default();
+        messages.into_iter().for_each(|message| builder.push_record(&message.encode_to_vec()));
+        builder.finish()
+    }
+}
+
 /// Collects messages.
 #[derive(Debug, Default)]
 pub(crate) struct KvsBuilder {
@@ -133,9 +141,7 @@ mod tests {
                 ..KeyValue::default()
             })
             .collect();
-        let mut builder = KvsBuilder::new(kvs.len());
-        kvs.iter().for_each(|kv| builder.push_record(&kv.encode_to_vec()));
-        let encoded = builder.finish();
+        let encoded: EncodedKvs = kvs.iter().collect();
         assert_eq!(encoded.decode().unwrap(), kvs);
         assert_eq!(encoded.last_key().unwrap(), &kvs[299].key);
         let response = RangeResponse { kvs: kvs.clone(), ..RangeResponse::default() };

@@ -9,7 +9,8 @@
 //! Zero fields are left out (proto3). A tombstone holds only `key`. A record of zero bytes is legal:
 //! `etcdutl snapshot restore --bump-revision` writes one, it reads as the empty key.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
+use types::BytesArena;
 
 /// The fields of a record, borrowed from its bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,16 +78,12 @@ pub fn key_of(bytes: &[u8]) -> Result<&[u8], MalformedRecord> {
 
 /// Encodes a put.
 pub fn encode(fields: &RecordFields<'_>) -> Bytes {
-    let len = bytes_field_len(fields.key)
-        + varint_field_len(fields.create_revision)
-        + varint_field_len(fields.mod_revision)
-        + varint_field_len(fields.version)
-        + bytes_field_len(fields.value)
-        + varint_field_len(fields.lease);
-    let mut record = BytesMut::with_capacity(len);
-    write(&mut record, fields);
-    debug_assert_eq!(record.len(), len);
-    record.freeze()
+    encode_in(&mut BytesArena::default(), fields)
+}
+
+/// Encodes a put in memory of `arena`.
+pub fn encode_in(arena: &mut BytesArena, fields: &RecordFields<'_>) -> Bytes {
+    arena.build(encoded_len(fields), |out| write(out, fields))
 }
 
 /// Appends an encoded record to `out`.

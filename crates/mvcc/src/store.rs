@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU64;
 use backend::{Backend, Error as BackendError, schema};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use types::{KeyRange, LeaseId, RecordKey, Revision};
+use types::{BytesArena, KeyRange, LeaseId, RecordKey, Revision};
 
 use crate::compact::CompactionJob;
 use crate::hash::HashKv;
@@ -99,7 +99,7 @@ pub struct Store {
     pub(crate) backend: Backend,
     pub(crate) state: RwLock<State>,
     /// Held by the transaction that writes.
-    pub(crate) writer: Mutex<()>,
+    pub(crate) writer: Mutex<BytesArena>,
     /// Hashes of past compactions, ascending by revision.
     pub(crate) hashes: Mutex<Vec<HashKv>>,
     /// Operations since the store was opened.
@@ -173,7 +173,7 @@ impl Store {
     /// Builds the store from what the backend holds.
     pub fn open(backend: Backend) -> Result<(Self, Restored), ReadError> {
         let (state, restored) = restore(&backend)?;
-        let (writer, hashes) = (Mutex::new(()), Mutex::new(Vec::new()));
+        let (writer, hashes) = (Mutex::default(), Mutex::new(Vec::new()));
         let (state, counters) = (RwLock::new(state), Counters::default());
         Ok((Self { backend, state, writer, hashes, counters }, restored))
     }

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use backend::{View, WriteSet};
 use bytes::Bytes;
 use parking_lot::MutexGuard;
-use types::{KeyRange, LeaseId, RecordKey, Revision};
+use types::{BytesArena, KeyRange, LeaseId, RecordKey, Revision};
 
 use crate::event::{Event, RevisionEvents};
 use crate::index::Stamp;
@@ -56,7 +56,8 @@ pub struct TxnOutcome {
 /// The transaction. There is one at a time; on the server only the apply thread opens it.
 pub struct WriteTxn<'s> {
     store: &'s Store,
-    _writer: MutexGuard<'s, ()>,
+    /// Memory for records; locked as long as the transaction lives.
+    arena: MutexGuard<'s, BytesArena>,
     /// Current revision at the beginning.
     begin: i64,
     view: Arc<View>,
@@ -94,12 +95,12 @@ impl Done {
 impl Store {
     /// Begins a transaction; waits for the one before.
     pub fn write(&self) -> WriteTxn<'_> {
-        let writer = self.writer.lock();
+        let arena = self.writer.lock();
         let begin = self.state.read().current;
         let view = self.backend.view();
         WriteTxn {
             store: self,
-            _writer: writer,
+            arena,
             begin,
             view,
             records: Vec::new(),
@@ -142,14 +143,15 @@ impl WriteTxn<'_> {
         })?;
         self.done.puts += 1;
         self.done.put_bytes += (key.len() + value.len()) as u64;
-        let record = record::encode(&RecordFields {
+        let fields = RecordFields {
             key: &key,
             create_revision: indexed.created,
             mod_revision: revision.main,
             version: indexed.version,
             value: &value,
             lease: lease.0,
-        });
+        };
+        let record = record::encode_in(&mut self.arena, &fields);
         self.records.push((RecordKey::put(revision), record.clone()));
         self.events.push(Event::put(revision, key, record, created));
         Ok(Put { revision: revision.main, previous_lease, created })

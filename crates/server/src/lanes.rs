@@ -22,10 +22,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use apply::{ApplyError, Reply};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
-use types::{MemberId, RequestId, RequestIdGenerator};
+use types::{BytesArena, MemberId, RequestId, RequestIdGenerator};
 
 use crate::driver::Input;
 use crate::mailbox::Sender;
@@ -161,6 +161,7 @@ struct Lane {
     ids: RequestIdGenerator,
     waiters: RefCell<HashMap<u64, Waiter, BuildHasherDefault<IdHasher>>>,
     bytes_under_way: Cell<usize>,
+    arena: RefCell<BytesArena>,
     outbox: RefCell<Vec<Proposal>>,
     outbox_ready: Notify,
     to_raft: Sender<Input>,
@@ -181,6 +182,7 @@ pub fn enter(lanes: &Arc<Lanes>, index: u8, to_raft: Sender<Input>) -> impl Futu
         ids,
         waiters: RefCell::default(),
         bytes_under_way: Cell::new(0),
+        arena: RefCell::default(),
         outbox: RefCell::default(),
         outbox_ready: Notify::new(),
         to_raft,
@@ -200,6 +202,14 @@ pub fn enter(lanes: &Arc<Lanes>, index: u8, to_raft: Sender<Input>) -> impl Futu
 /// If the thread serves no lane.
 pub fn next_id() -> RequestId {
     LANE.with(|lane| lane.get().expect("called on a worker thread").ids.next())
+}
+
+/// Memory for a payload of `len` bytes, filled by `write`.
+///
+/// # Panics
+/// If the thread serves no lane.
+pub fn build_payload(len: usize, write: impl FnOnce(&mut BytesMut)) -> Bytes {
+    LANE.with(|lane| lane.get().expect("called on a worker thread").arena.borrow_mut().build(len, write))
 }
 
 /// Proposes an encoded request and waits for its answer, at most `timeout`. Returns the answer and

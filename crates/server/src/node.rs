@@ -152,10 +152,9 @@ impl Node {
         if length > self.inner.max_request_bytes {
             return Err(Error::TooLarge);
         }
-        let mut payload = Vec::with_capacity(length);
-        request.encode_raw(&mut payload);
+        let payload = lanes::build_payload(length, |out| request.encode_raw(out));
         let operation = Operation::from(RequestKind::of(&request));
-        Ok(Encoded { id, payload: payload.into(), operation })
+        Ok(Encoded { id, payload, operation })
     }
 
     async fn wait_for_answer(self, encoded: Result<Encoded, Error>) -> Result<Reply, Error> {

@@ -3,12 +3,14 @@
 //! Depends on nothing but `bytes`. Raft terms and log indexes stay plain `u64` in fields named
 //! `term` and `index`; a pair of them is a [`LogPosition`].
 
+mod arena;
 mod ids;
 pub mod raft;
 mod range;
 mod revision;
 mod version;
 
+pub use arena::BytesArena;
 pub use ids::{ClusterId, LeaseId, MemberId, ParseIdError, RequestId, RequestIdGenerator};
 pub use raft::{ConfState, Entry, EntryKind, HardState, Snapshot};
 pub use range::KeyRange;

@@ -26,7 +26,7 @@ use prost::Message;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::connection::Shared;
-use super::message::{Accept, MessageReader, Reply, decode};
+use super::message::{Accept, MessageReader, Pieces, Reply, decode};
 use super::metadata::{CallContext, parse_timeout};
 use super::metrics::{MethodId, Shard};
 use super::status::{Code, Status, ok_trailers};
@@ -150,10 +150,24 @@ impl Call {
         // The library counts an answer for every unary call, whatever it says.
         running.metrics().sent(method);
         match outcome {
-            Ok(reply) => {
-                send_single(respond, reply.into_frame());
-                running.end(Code::Ok);
-            }
+            Ok(reply) => match reply.into_pieces() {
+                Pieces([frame, second, _]) if second.is_empty() && frame.len() <= TURN_BYTES => {
+                    send_single(respond, frame);
+                    running.end(Code::Ok);
+                }
+                Pieces(pieces) => {
+                    // Piece by piece as there is room, so that the other calls of this thread get
+                    // their turns in between.
+                    let state = State::Fresh(respond);
+                    let mut responses = Responses { state, method, shared: shared.clone() };
+                    for piece in pieces {
+                        if responses.send_frames(piece, 0).await.is_err() {
+                            break;
+                        }
+                    }
+                    running.end(responses.finish(Ok(())));
+                }
+            },
             Err(status) => {
                 send_headers_only(respond, StatusCode::OK, &status);
                 running.end(status.code);
@@ -287,6 +301,9 @@ fn send_headers_only(mut respond: SendResponse<Bytes>, http_status: StatusCode, 
 
 /// Headers, one message, trailers. The message waits inside `h2` for capacity if it must: it is in
 /// memory anyway.
+/// Bytes of a reply that are handed to the connection at once.
+const TURN_BYTES: usize = 64 << 10;
+
 fn send_single(mut respond: SendResponse<Bytes>, frame: Bytes) {
     let Ok(mut stream) = respond.send_response(response_head(), false) else { return };
     if stream.send_data(frame, false).is_ok() {

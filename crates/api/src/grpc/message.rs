@@ -37,6 +37,25 @@ pub trait Reply {
         self.write_framed(&mut buffer);
         buffer.freeze()
     }
+
+    /// The message with its prefix in pieces: for replies whose largest part exists as bytes, which
+    /// a worker should not copy.
+    fn into_pieces(self) -> Pieces
+    where
+        Self: Sized,
+    {
+        Pieces::from(self.into_frame())
+    }
+}
+
+/// A framed message in up to three pieces, in order; empty ones are nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pieces(pub [Bytes; 3]);
+
+impl From<Bytes> for Pieces {
+    fn from(frame: Bytes) -> Self {
+        Self([frame, Bytes::new(), Bytes::new()])
+    }
 }
 
 impl<M: Message> Reply for M {

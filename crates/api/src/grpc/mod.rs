@@ -27,7 +27,7 @@ use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 
 pub use call::{Call, Requests, Responses};
-pub use message::{PREFIX_LEN, Reply, write_prefix};
+pub use message::{PREFIX_LEN, Pieces, Reply, write_prefix};
 pub use metadata::{CallContext, Peer};
 pub use metrics::{MethodCounts, MethodId, MethodInfo, Metrics, Shape};
 pub use server::{Listener, Serving, Workers, serve, serve_counted};

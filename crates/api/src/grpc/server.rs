@@ -25,6 +25,9 @@ use super::metrics::Metrics;
 use super::{Options, Service};
 
 /// Threads per worker for large reads: enough to keep a disk busy, few enough to stay in memory.
+/// Added to the niceness of those threads: a quarter of a worker's share when there is not enough for
+/// both.
+const BLOCKING_NICENESS: i32 = 6;
 const BLOCKING_THREADS: usize = 4;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -103,6 +106,11 @@ impl Worker {
             let runtime = match Builder::new_current_thread()
                 .enable_all()
                 .max_blocking_threads(BLOCKING_THREADS)
+                // Long work must not cost those who wait for short answers. Where this is refused it
+                // competes like everybody else.
+                .on_thread_start(|| {
+                    let _ = rustix::process::nice(BLOCKING_NICENESS);
+                })
                 .build_local(LocalOptions::default())
             {
                 Ok(runtime) => runtime,

@@ -18,11 +18,13 @@ use types::KeyRange;
 
 use super::validate;
 use crate::error::Error;
-use crate::grpc::{self, Code, Responses, Status, write_prefix};
+use crate::grpc::{self, Code, Pieces, Responses, Status, write_prefix};
 use crate::member::{Headers, Member};
 
 /// Keys that a read may take up on the thread of its connection.
 const INLINE_KEYS: i64 = 128;
+/// Encoded key-values from this length on are sent as they are instead of being copied.
+const PIECE_BYTES: usize = 16 << 10;
 /// Keys of the first part of a streamed range.
 const FIRST_CHUNK_KEYS: i64 = 10;
 
@@ -78,6 +80,17 @@ impl grpc::Reply for RangeReply {
         buffer.reserve(grpc::PREFIX_LEN + len);
         write_prefix(buffer, len);
         self.encode(buffer);
+    }
+
+    fn into_pieces(self) -> Pieces {
+        if self.kvs.range_response_field().len() < PIECE_BYTES {
+            return Pieces::from(self.into_frame());
+        }
+        let (front, back) = self.edges();
+        let mut first = BytesMut::new();
+        write_prefix(&mut first, self.encoded_len());
+        front.encode_raw(&mut first);
+        Pieces([first.freeze(), self.kvs.range_response_field().clone(), back.encode_to_vec().into()])
     }
 }
 
@@ -370,6 +383,19 @@ pub(super) fn unexpected(reply: &Reply) -> Error {
 mod tests {
     use super::*;
     use crate::grpc::Reply as _;
+
+    #[test]
+    fn a_large_reply_in_pieces_is_the_same_message() {
+        let mut kvs = Vec::new();
+        for _ in 0..300 {
+            kvs.push(KeyValue { key: "k".into(), value: vec![b'v'; 100].into(), ..Default::default() });
+        }
+        let message = pb::RangeResponse { header: None, kvs: kvs.clone(), more: true, count: 301 };
+        let reply = RangeReply { header: None, kvs: kvs.iter().collect(), more: true, count: 301 };
+        let Pieces(pieces) = reply.into_pieces();
+        assert!(pieces.iter().all(|piece| !piece.is_empty()));
+        assert_eq!(pieces.concat(), message.into_frame());
+    }
 
     #[test]
     fn replies_without_decoding_equal_the_message() {
