@@ -278,6 +278,8 @@ impl Store {
                 return ControlFlow::Break(());
             }
             next = select(&state, query, at, Some(&from), CHUNK_KEYS, selection);
+            drop(state);
+            breathe();
         }
         ControlFlow::Continue(())
     }
@@ -374,12 +376,23 @@ fn finish(
         sort(query, &mut records);
         records.truncate(query.limit());
         let mut builder = KvsBuilder::new(records.len());
-        for selected in &records {
-            push(query, &selected.key, &selected.found, source, &mut builder)?;
+        for chunk in records.chunks(CHUNK_KEYS) {
+            for selected in chunk {
+                push(query, &selected.key, &selected.found, source, &mut builder)?;
+            }
+            if chunk.len() == CHUNK_KEYS {
+                breathe();
+            }
         }
         builder.finish()
     };
     Ok(RangeResult { kvs, count: count as i64, more, revision })
+}
+
+/// Lets other threads run that wait for this core: a long read would use up its time slice before a
+/// write that takes microseconds gets its turn, at each thread that the write passes.
+fn breathe() {
+    std::thread::yield_now();
 }
 
 /// Sorts by what the index knows. Equal elements stay in key order.
