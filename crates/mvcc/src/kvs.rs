@@ -14,10 +14,14 @@ const KVS_TAG: u8 = 0x12;
 /// ```text
 /// 0x12 | length varint | KeyValue     repeated
 /// ```
-/// So the most frequent answer needs no further step, and others re-tag the messages.
+/// So the most frequent answer needs no further step, and others re-tag the messages. Many messages
+/// lie in several pieces of memory, which become free one by one as they are sent; a message never
+/// spans two of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EncodedKvs {
-    fields: Bytes,
+    /// Full pieces, in front of `last`.
+    full: Vec<Bytes>,
+    last: Bytes,
     len: usize,
 }
 
@@ -32,25 +36,36 @@ impl EncodedKvs {
         self.len == 0
     }
 
-    /// The messages as the repeated field 2, which is what `RangeResponse` wants.
-    pub fn range_response_field(&self) -> &Bytes {
-        &self.fields
+    /// The messages as the repeated field 2, which is what `RangeResponse` wants, piece by piece.
+    pub fn range_response_field(&self) -> impl Iterator<Item = &Bytes> {
+        self.full.iter().chain([&self.last])
+    }
+
+    /// Length of [`EncodedKvs::range_response_field`] in bytes.
+    pub fn range_response_len(&self) -> usize {
+        self.range_response_field().map(Bytes::len).sum()
+    }
+
+    fn messages(&self) -> impl Iterator<Item = (&Bytes, &[u8])> {
+        self.range_response_field().flat_map(|piece| {
+            let mut rest: &[u8] = piece;
+            std::iter::from_fn(move || {
+                let (message, behind) = split_delimited(rest.get(1..)?)?;
+                rest = behind;
+                Some((piece, message))
+            })
+        })
     }
 
     /// The raw messages.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        let mut rest: &[u8] = &self.fields;
-        std::iter::from_fn(move || {
-            let (message, behind) = split_delimited(rest.get(1..)?)?;
-            rest = behind;
-            Some(message)
-        })
+        self.messages().map(|(_, message)| message)
     }
 
     /// The messages, decoded. Keys and values share the memory of the result. Fails if a stored
     /// record is damaged: records are read without looking into them.
     pub fn decode(&self) -> Result<Vec<KeyValue>, DecodeError> {
-        self.iter().map(|message| KeyValue::decode(self.fields.slice_ref(message))).collect()
+        self.messages().map(|(piece, message)| KeyValue::decode(piece.slice_ref(message))).collect()
     }
 
     /// The key of the last message.
@@ -61,13 +76,13 @@ impl EncodedKvs {
     /// Length of what [`EncodedKvs::write_field`] appends.
     pub fn field_len(&self, number: u32) -> usize {
         let tag = varint_len(u64::from(number << 3 | 2));
-        self.fields.len() + self.len * tag - self.len
+        self.range_response_len() + self.len * tag - self.len
     }
 
     /// Appends the messages as repeated field `number`.
     pub fn write_field(&self, number: u32, out: &mut BytesMut) {
         if number << 3 | 2 == u32::from(KVS_TAG) {
-            return out.put_slice(&self.fields);
+            return self.range_response_field().for_each(|piece| out.put_slice(piece));
         }
         out.reserve(self.field_len(number));
         self.iter().for_each(|message| record::put_bytes_field(out, number, message));
@@ -85,14 +100,15 @@ impl<'a> FromIterator<&'a KeyValue> for EncodedKvs {
 /// Collects messages.
 #[derive(Debug, Default)]
 pub(crate) struct KvsBuilder {
-    fields: BytesMut,
+    full: Vec<Bytes>,
+    last: BytesMut,
     len: usize,
     /// Messages that will come, for one good guess of the size.
     expected: usize,
 }
 
-/// Largest memory reserved on a guess.
-const MAX_RESERVE: usize = 64 << 20;
+/// Memory of a piece, unless a single message is longer.
+const PIECE_LEN: usize = 256 << 10;
 
 impl KvsBuilder {
     pub(crate) fn new(expected: usize) -> Self {
@@ -102,27 +118,31 @@ impl KvsBuilder {
     /// Adds a stored record as it is.
     pub(crate) fn push_record(&mut self, message: &[u8]) {
         self.begin(message.len());
-        self.fields.put_slice(message);
+        self.last.put_slice(message);
     }
 
     /// Adds a message made of fields.
     pub(crate) fn push_fields(&mut self, fields: &RecordFields<'_>) {
         self.begin(record::encoded_len(fields));
-        record::write(&mut self.fields, fields);
+        record::write(&mut self.last, fields);
     }
 
     fn begin(&mut self, message_len: usize) {
-        if self.len == 0 {
-            let one = message_len + 1 + varint_len(message_len as u64);
-            self.fields.reserve((one * self.expected.max(1)).min(MAX_RESERVE.max(one)));
+        let one = message_len + 1 + varint_len(message_len as u64);
+        if self.last.len() + one > PIECE_LEN && !self.last.is_empty() {
+            self.full.push(std::mem::take(&mut self.last).freeze());
+        }
+        if self.last.is_empty() {
+            let rest = self.expected.saturating_sub(self.len).max(1);
+            self.last.reserve((one * rest).min(PIECE_LEN.max(one)));
         }
         self.len += 1;
-        self.fields.put_u8(KVS_TAG);
-        put_varint(&mut self.fields, message_len as u64);
+        self.last.put_u8(KVS_TAG);
+        put_varint(&mut self.last, message_len as u64);
     }
 
     pub(crate) fn finish(self) -> EncodedKvs {
-        EncodedKvs { fields: self.fields.freeze(), len: self.len }
+        EncodedKvs { full: self.full, last: self.last.freeze(), len: self.len }
     }
 }
 
@@ -136,7 +156,7 @@ mod tests {
         let kvs: Vec<KeyValue> = (0..300)
             .map(|number: usize| KeyValue {
                 key: vec![b'k'; number].into(),
-                value: "v".into(),
+                value: vec![b'v'; number * number].into(),
                 mod_revision: number as i64,
                 ..KeyValue::default()
             })
@@ -145,7 +165,9 @@ mod tests {
         assert_eq!(encoded.decode().unwrap(), kvs);
         assert_eq!(encoded.last_key().unwrap(), &kvs[299].key);
         let response = RangeResponse { kvs: kvs.clone(), ..RangeResponse::default() };
-        assert_eq!(encoded.range_response_field(), &response.encode_to_vec());
+        let pieces: Vec<&[u8]> = encoded.range_response_field().map(|piece| &piece[..]).collect();
+        assert!(pieces.len() > 1, "the example fills several pieces");
+        assert_eq!(pieces.concat(), response.encode_to_vec());
         let response = DeleteRangeResponse { prev_kvs: kvs, ..DeleteRangeResponse::default() };
         let mut out = BytesMut::new();
         encoded.write_field(3, &mut out);

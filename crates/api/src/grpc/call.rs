@@ -150,24 +150,26 @@ impl Call {
         // The library counts an answer for every unary call, whatever it says.
         running.metrics().sent(method);
         match outcome {
-            Ok(reply) => match reply.into_pieces() {
-                Pieces([frame, second, _]) if second.is_empty() && frame.len() <= TURN_BYTES => {
-                    send_single(respond, frame);
-                    running.end(Code::Ok);
-                }
-                Pieces(pieces) => {
-                    // Piece by piece as there is room, so that the other calls of this thread get
-                    // their turns in between.
-                    let state = State::Fresh(respond);
-                    let mut responses = Responses { state, method, shared: shared.clone() };
-                    for piece in pieces {
-                        if responses.send_frames(piece, 0).await.is_err() {
-                            break;
-                        }
+            Ok(reply) => {
+                let pieces = match reply.into_pieces() {
+                    Pieces::Whole(frame) if frame.len() <= TURN_BYTES => {
+                        send_single(respond, frame);
+                        return running.end(Code::Ok);
                     }
-                    running.end(responses.finish(Ok(())));
+                    Pieces::Whole(frame) => vec![frame],
+                    Pieces::Several(pieces) => pieces,
+                };
+                // Piece by piece as there is room, so that the other calls of this thread get their
+                // turns in between.
+                let state = State::Fresh(respond);
+                let mut responses = Responses { state, method, shared: shared.clone() };
+                for piece in pieces {
+                    if responses.send_frames(piece, 0).await.is_err() {
+                        break;
+                    }
                 }
-            },
+                running.end(responses.finish(Ok(())));
+            }
             Err(status) => {
                 send_headers_only(respond, StatusCode::OK, &status);
                 running.end(status.code);

@@ -44,18 +44,17 @@ pub trait Reply {
     where
         Self: Sized,
     {
-        Pieces::from(self.into_frame())
+        Pieces::Whole(self.into_frame())
     }
 }
 
-/// A framed message in up to three pieces, in order; empty ones are nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pieces(pub [Bytes; 3]);
-
-impl From<Bytes> for Pieces {
-    fn from(frame: Bytes) -> Self {
-        Self([frame, Bytes::new(), Bytes::new()])
-    }
+/// A framed message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pieces {
+    /// In one piece.
+    Whole(Bytes),
+    /// In several, in order.
+    Several(Vec<Bytes>),
 }
 
 impl<M: Message> Reply for M {

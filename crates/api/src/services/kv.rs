@@ -83,14 +83,17 @@ impl grpc::Reply for RangeReply {
     }
 
     fn into_pieces(self) -> Pieces {
-        if self.kvs.range_response_field().len() < PIECE_BYTES {
-            return Pieces::from(self.into_frame());
+        if self.kvs.range_response_len() < PIECE_BYTES {
+            return Pieces::Whole(self.into_frame());
         }
         let (front, back) = self.edges();
         let mut first = BytesMut::new();
         write_prefix(&mut first, self.encoded_len());
         front.encode_raw(&mut first);
-        Pieces([first.freeze(), self.kvs.range_response_field().clone(), back.encode_to_vec().into()])
+        let mut pieces = vec![first.freeze()];
+        pieces.extend(self.kvs.range_response_field().cloned());
+        pieces.push(back.encode_to_vec().into());
+        Pieces::Several(pieces)
     }
 }
 
@@ -212,7 +215,7 @@ async fn stream_parts<M: Member>(
         if query.revision <= 0 {
             query.revision = header_revision;
         }
-        let (keys, bytes) = (result.kvs.len() as i64, result.kvs.range_response_field().len());
+        let (keys, bytes) = (result.kvs.len() as i64, result.kvs.range_response_len());
         sent += keys;
         left -= keys;
         if let Some(last) = result.kvs.last_key().filter(|_| result.more) {
@@ -392,8 +395,8 @@ mod tests {
         }
         let message = pb::RangeResponse { header: None, kvs: kvs.clone(), more: true, count: 301 };
         let reply = RangeReply { header: None, kvs: kvs.iter().collect(), more: true, count: 301 };
-        let Pieces(pieces) = reply.into_pieces();
-        assert!(pieces.iter().all(|piece| !piece.is_empty()));
+        let Pieces::Several(pieces) = reply.into_pieces() else { panic!("in one piece") };
+        assert!(pieces.len() > 1);
         assert_eq!(pieces.concat(), message.into_frame());
     }
 
