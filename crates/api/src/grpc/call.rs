@@ -419,6 +419,7 @@ impl Responses {
     /// Sends `count` messages that are framed already, one behind the other.
     pub async fn send_frames(&mut self, mut frames: Bytes, count: u64) -> Result<(), Status> {
         let stream = self.stream()?;
+        let mut sent = 0;
         while !frames.is_empty() {
             stream.reserve_capacity(frames.len());
             let room = match stream.capacity() {
@@ -431,10 +432,17 @@ impl Responses {
                     }
                 },
             };
-            let part = frames.split_to(room.min(frames.len()));
+            let part = frames.split_to(room.min(frames.len()).min(TURN_BYTES));
+            sent += part.len();
             if stream.send_data(part, false).is_err() {
                 self.state = State::Gone;
                 return Err(Status::canceled());
+            }
+            if sent >= TURN_BYTES {
+                // Goes on after the runtime has looked at its sockets: a fast reader of a large
+                // answer must not keep this thread from everybody else.
+                sent = 0;
+                tokio::task::yield_now().await;
             }
         }
         self.shared.metrics.sent_many(self.method, count);
