@@ -115,6 +115,11 @@ impl KvsBuilder {
         Self { expected, ..Self::default() }
     }
 
+    /// Messages so far.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// Adds a stored record as it is.
     pub(crate) fn push_record(&mut self, message: &[u8]) {
         self.begin(message.len());
@@ -134,7 +139,7 @@ impl KvsBuilder {
         }
         if self.last.is_empty() {
             let rest = self.expected.saturating_sub(self.len).max(1);
-            self.last.reserve((one * rest).min(PIECE_LEN.max(one)));
+            self.last.reserve(one.saturating_mul(rest).min(PIECE_LEN.max(one)));
         }
         self.len += 1;
         self.last.put_u8(KVS_TAG);

@@ -182,8 +182,13 @@ struct Selected {
 /// What the index knows about the answer.
 #[derive(Default)]
 struct Selection {
+    /// What was selected and not fetched yet.
     records: Vec<Selected>,
+    /// Records selected.
+    taken: usize,
+    /// Keys that exist.
     count: usize,
+    /// Keys looked at, by which the walk is cut into chunks.
     visited: usize,
 }
 
@@ -235,6 +240,13 @@ impl Store {
                 let mut selection = Selection::default();
                 let next = select(&state, query, at, None, CHUNK_KEYS, &mut selection);
                 drop(state);
+                if query.has_index_order() && query.sort_target == SortTarget::Key {
+                    let walk = Walk { at, epoch, next, selection };
+                    match self.fetch_as_selected(query, walk, &Source::new(&view, &[])?)? {
+                        Some(result) => return Ok(RangeResult { revision, ..result }),
+                        None => continue,
+                    }
+                }
                 if self.select_rest(query, at, epoch, next, &mut selection).is_break() {
                     continue;
                 }
@@ -261,6 +273,36 @@ impl Store {
         let mut builder = KvsBuilder::new(1);
         push(query, key, &found, &Source::new(&view, &[])?, &mut builder)?;
         Ok(RangeResult { kvs: builder.finish(), count, more: false, revision })
+    }
+
+    /// Goes on with a walk and fetches the records of each chunk before the next, so that a large
+    /// range holds nothing but its answer. `None`: the revision was compacted or the store replaced.
+    fn fetch_as_selected(
+        &self,
+        query: &RangeQuery,
+        walk: Walk,
+        source: &Source<'_>,
+    ) -> Result<Option<RangeResult>, ReadError> {
+        let Walk { at, epoch, mut next, mut selection } = walk;
+        let mut builder = KvsBuilder::new(if next.is_some() { usize::MAX } else { selection.taken });
+        loop {
+            for selected in selection.records.drain(..) {
+                // One more than the limit is selected, to know whether there are more.
+                if builder.len() < query.limit() {
+                    push(query, &selected.key, &selected.found, source, &mut builder)?;
+                }
+            }
+            let Some(from) = next else { break };
+            breathe();
+            let state = self.state.read();
+            if state.epoch != epoch || state.compacted > at {
+                return Ok(None);
+            }
+            next = select(&state, query, at, Some(&from), CHUNK_KEYS, &mut selection);
+        }
+        let more = selection.taken > query.limit();
+        let count = selection.count as i64;
+        Ok(Some(RangeResult { kvs: builder.finish(), count, more, revision: 0 }))
     }
 
     /// Goes on with a walk. `Break`: the revision was compacted or the store replaced.
@@ -321,7 +363,7 @@ fn select(
 ) -> Option<Vec<u8>> {
     let (take, filters) = (if query.count_only { 0 } else { query.take() }, query.has_filters());
     let ends_early = query.without_total && !query.count_only;
-    if selection.records.len() == take
+    if selection.taken == take
         && !ends_early
         && let Some(total) = state.count_now(&query.range, at)
     {
@@ -332,12 +374,13 @@ fn select(
     let end = state.index.walk(&query.range, from, at, |key, found| {
         selection.count += 1;
         selection.visited += 1;
-        if selection.records.len() < take {
+        if selection.taken < take {
             if !filters || query.passes(&found) {
                 let key = if query.needs_keys() { key.into() } else { Box::default() };
                 selection.records.push(Selected { found, key });
+                selection.taken += 1;
             }
-            if selection.records.len() == take {
+            if selection.taken == take {
                 return ControlFlow::Break(if ends_early { None } else { Some([key, b"\0"].concat()) });
             }
         }
@@ -376,17 +419,24 @@ fn finish(
         sort(query, &mut records);
         records.truncate(query.limit());
         let mut builder = KvsBuilder::new(records.len());
-        for chunk in records.chunks(CHUNK_KEYS) {
-            for selected in chunk {
-                push(query, &selected.key, &selected.found, source, &mut builder)?;
-            }
-            if chunk.len() == CHUNK_KEYS {
-                breathe();
-            }
+        for selected in &records {
+            push(query, &selected.key, &selected.found, source, &mut builder)?;
         }
         builder.finish()
     };
     Ok(RangeResult { kvs, count: count as i64, more, revision })
+}
+
+/// A walk that has begun.
+struct Walk {
+    /// The revision that is read.
+    at: i64,
+    /// The epoch of the store at the beginning.
+    epoch: u64,
+    /// Where to go on; `None` when it is complete.
+    next: Option<Vec<u8>>,
+    /// What was found so far.
+    selection: Selection,
 }
 
 /// Lets other threads run that wait for this core: a long read would use up its time slice before a
