@@ -5,8 +5,8 @@ use peer::codec::{
     AppendDecoder, AppendEncoder, Batch, DecodeError, Decoder, MessageDecoder, encode_message,
     is_link_heartbeat, link_heartbeat,
 };
-use prost::Message as _;
 use proptest::prelude::*;
+use prost::Message as _;
 use proto::raftpb::{Entry, Message, MessageType};
 use types::MemberId;
 
@@ -182,14 +182,8 @@ fn append(term: u64, log_term: u64, index: u64, count: u64) -> Message {
 
 /// What a message says, without the difference between a missing and a zero field.
 fn meaning(message: &Message) -> (i32, [u64; 6], Vec<Entry>) {
-    let numbers = [
-        message.to(),
-        message.from(),
-        message.term(),
-        message.log_term(),
-        message.index(),
-        message.commit(),
-    ];
+    let numbers =
+        [message.to(), message.from(), message.term(), message.log_term(), message.index(), message.commit()];
     (message.r#type() as i32, numbers, message.entries.clone())
 }
 
