@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! voter --name b --initial-cluster a=http://127.0.0.1:24101,b=http://127.0.0.1:24102 \
-//!       --token t --compat 3.7 [--existing] [--snapshot-dir DIR]
+//!       --token t --compat 3.7 [--existing] [--snapshot-dir DIR] [--election-ticks N]
 //! ```
 //!
 //! The log is in memory, so it must not be restarted under the same id. With `--existing` it joins
@@ -28,6 +28,8 @@ use peer::{
     OutgoingSnapshot, PromoteError, StepError, Transport,
 };
 use prost::Message as _;
+use proto::etcdserverpb::{InternalRaftRequest, RequestHeader};
+use proto::membershippb::{Attributes, ClusterMemberAttrSetRequest};
 use proto::raftpb;
 use types::{ClusterId, CompatVersion, EntryKind, LeaseId, MemberId, Version};
 
@@ -128,6 +130,7 @@ struct Arguments {
     compat: CompatVersion,
     existing: bool,
     snapshot_dir: PathBuf,
+    election_ticks: usize,
 }
 
 fn arguments() -> Result<Arguments, Failure> {
@@ -150,6 +153,7 @@ fn arguments() -> Result<Arguments, Failure> {
         compat: take("--compat", "3.7").parse()?,
         existing,
         snapshot_dir: take("--snapshot-dir", ".").into(),
+        election_ticks: take("--election-ticks", "10").parse()?,
     })
 }
 
@@ -212,7 +216,9 @@ fn main() -> Result<(), Failure> {
             transport.add_peer(member.id, &member.peer_urls)?;
         }
     }
-    let raft = Consensus::new(consensus::Config::new(id.0), start, id.0)?;
+    let election_ticks = arguments.election_ticks;
+    let raft =
+        Consensus::new(consensus::Config { election_ticks, ..consensus::Config::new(id.0) }, start, id.0)?;
     let seen = Seen::default();
     Raft { id, raft, voter, transport, seen }.run(&received)
 }
@@ -247,6 +253,8 @@ struct Seen {
     refused: u64,
     unreachable: u64,
     last_index: u64,
+    /// Whether the member told its name.
+    published: bool,
 }
 
 struct Raft {
@@ -278,12 +286,31 @@ impl Raft {
                 self.raft.tick();
                 next_tick = Instant::now() + TICK;
             }
+            self.publish();
             self.work()?;
             if Instant::now() >= next_line {
                 next_line = Instant::now() + Duration::from_secs(1);
                 self.print();
             }
         }
+    }
+
+    /// A member without a name counts as not started, and etcd refuses further changes.
+    fn publish(&mut self) {
+        if self.seen.published || self.raft.soft_state().leader == 0 || self.seen.last_index == 0 {
+            return;
+        }
+        let attributes =
+            Attributes { name: "voter".to_owned(), client_urls: vec!["http://127.0.0.1:1".to_owned()] };
+        let request = InternalRaftRequest {
+            header: Some(RequestHeader { id: 1, ..Default::default() }),
+            cluster_member_attr_set: Some(Box::new(ClusterMemberAttrSetRequest {
+                member_id: self.id.0,
+                member_attributes: Some(attributes),
+            })),
+            ..Default::default()
+        };
+        self.seen.published = self.raft.propose(request.encode_to_vec().into()).is_ok();
     }
 
     fn take(&mut self, input: Input) {

@@ -84,9 +84,12 @@ impl From<Duration> for Field<'_> {
 /// The fields of a line.
 pub type Fields<'f> = [(&'static str, Field<'f>)];
 
+/// Takes a line.
+type Sink = dyn Fn(Level, &str, &Fields<'_>) + Send + Sync;
+
 /// Where lines go. Clones share it.
 #[derive(Clone)]
-pub struct Log(Arc<dyn Fn(Level, &str, &Fields<'_>) + Send + Sync>);
+pub struct Log(Arc<Sink>);
 
 impl fmt::Debug for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

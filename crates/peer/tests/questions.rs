@@ -133,8 +133,10 @@ async fn the_shape_of_answers() {
         let answer = get(path).await;
         assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("Allow: POST\r\n"), "{answer}");
     }
-    let long =
-        format!("POST /leases HTTP/1.1\r\nHost: x\r\nContent-Length: 70000\r\n\r\n{}", " ".repeat(70_000));
+    let long = format!(
+        "POST /leases HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 70000\r\n\r\n{}",
+        " ".repeat(70_000)
+    );
     assert!(talk_raw(&node, &long).await.starts_with("HTTP/1.1 413 "));
     let decimal = talk(&node, "POST /members/promote/xyz HTTP/1.1\r\nHost: x\r\n".to_owned()).await;
     assert!(decimal.ends_with("member xyz not found in cluster\n"), "{decimal}");

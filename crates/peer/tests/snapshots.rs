@@ -123,6 +123,42 @@ fn a_removed_sender_uploads_nothing() {
 }
 
 #[test]
+fn no_more_is_read_than_is_sent() {
+    let one = node(1, Setting::default());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    one.transport.add_peer(types::MemberId(2), &[&url]).unwrap();
+    let bytes = 256 << 20;
+    one.member.snapshot_bytes.store(bytes, Ordering::SeqCst);
+    let mut snapshot = message(MessageType::MsgSnap, &one, &one, INDEX);
+    snapshot.to = Some(2);
+    one.transport.send(vec![snapshot]);
+    // The peer takes the head and then nothing for a while.
+    let mut upload = loop {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut head = [0; 19];
+        stream.read_exact(&mut head).unwrap();
+        if head.starts_with(b"POST /raft/snapshot") {
+            break stream;
+        }
+    };
+    let read = || one.member.snapshot_read.load(Ordering::SeqCst);
+    let mut last = 0;
+    eventually("the buffers are full", || {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let settled = read() == last && last > 0;
+        last = read();
+        settled
+    });
+    assert!(last < bytes / 8, "{last} of {bytes} bytes are in memory");
+    let mut piece = vec![0; 1 << 20];
+    eventually("it goes on when the peer does", || {
+        upload.read_exact(&mut piece).unwrap();
+        read() > last + (8 << 20)
+    });
+}
+
+#[test]
 fn requests_that_are_no_snapshots() {
     let (one, two) = pair();
     let mut wrong = Batch::new();

@@ -45,6 +45,8 @@ pub struct Recorder {
     pub snapshot_bytes: AtomicUsize,
     /// Breaks the snapshot's content off after so many bytes.
     pub snapshot_breaks_at: AtomicUsize,
+    /// Bytes that were read of snapshots' contents.
+    pub snapshot_read: Arc<AtomicUsize>,
     pub members: Mutex<Vec<Member>>,
     /// Lines of the log, those for developers left out.
     pub lines: Mutex<Vec<String>>,
@@ -63,6 +65,7 @@ impl Recorder {
             snapshots_sent: Mutex::default(),
             snapshot_bytes: AtomicUsize::default(),
             snapshot_breaks_at: AtomicUsize::new(usize::MAX),
+            snapshot_read: Arc::default(),
             members: Mutex::default(),
             lines: Mutex::default(),
         })
@@ -104,7 +107,7 @@ impl Handler for Recorder {
         if bytes == 0 {
             return Err("there is none".to_owned());
         }
-        let content = Box::new(Pattern { at: 0, end: bytes, breaks_at });
+        let content = Box::new(Pattern { at: 0, end: bytes, breaks_at, read: self.snapshot_read.clone() });
         Ok(OutgoingSnapshot { message, bytes: bytes as u64, content })
     }
 
@@ -184,6 +187,7 @@ struct Pattern {
     at: usize,
     end: usize,
     breaks_at: usize,
+    read: Arc<AtomicUsize>,
 }
 
 impl std::io::Read for Pattern {
@@ -196,6 +200,7 @@ impl std::io::Read for Pattern {
             *byte = ((self.at + offset) % 251) as u8;
         }
         self.at += len;
+        self.read.fetch_add(len, Ordering::SeqCst);
         Ok(len)
     }
 }
