@@ -11,7 +11,7 @@ use types::{ClusterId, LeaseId, MemberId, Version};
 ///
 /// All plain functions are called on the thread of the peers (and `report_unreachable`,
 /// `report_snapshot` also on the thread that calls [`crate::Transport::send`]): they must not
-/// block. Futures are polled on the thread of the peers; work that needs another thread is spawned
+/// block and must not call the transport. Futures are polled on the thread of the peers; work that needs another thread is spawned
 /// there by the implementer and awaited through a channel.
 pub trait Handler: Send + Sync + 'static {
     /// Hands a raft message to the raft thread, or says at once why not.

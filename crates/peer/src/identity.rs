@@ -132,9 +132,11 @@ pub(crate) fn bare_request(method: Method, url: &PeerUrl, path: &str) -> request
     Request::builder().method(method).uri(path).header(http::header::HOST, host_header(url))
 }
 
-/// A Unix path is no host name; servers of Unix sockets do not look at it.
+/// A path of a Unix socket is no host name, and Go refuses it as one.
 fn host_header(url: &PeerUrl) -> HeaderValue {
-    HeaderValue::from_str(url.authority()).unwrap_or(HeaderValue::from_static("localhost"))
+    let authority = Some(url.authority()).filter(|authority| !authority.contains('/'));
+    let header = authority.and_then(|authority| HeaderValue::from_str(authority).ok());
+    header.unwrap_or(HeaderValue::from_static("localhost"))
 }
 
 fn incompatible(

@@ -132,18 +132,16 @@ impl Outbox {
 
     /// A body for a stream that the peer asked for. The stream before it, if any, ends.
     pub(crate) fn attach(self: &Arc<Self>) -> StreamBody {
-        let (stream, replaced) = {
+        let (stream, replaced, lost) = {
             let mut state = self.state.lock();
             state.last += 1;
             let replaced = state.attached != 0;
             state.attached = state.last;
-            if replaced {
-                // What waits was meant for the old stream's position in the log.
-                self.lose(&mut state);
-            }
-            (state.last, replaced)
+            // What waits was meant for the old stream.
+            (state.last, replaced, std::mem::take(&mut state.queue))
         };
         self.waker.wake();
+        self.report_lost(&lost);
         self.status.activate();
         if replaced {
             self.log_stream("closed TCP streaming connection with remote peer");
@@ -184,29 +182,27 @@ impl Outbox {
 
     /// The connection of a stream is gone.
     fn detach(&self, stream: u64) {
-        let mut state = self.state.lock();
-        if state.attached != stream {
-            return;
-        }
-        state.attached = 0;
-        let lost = self.lose(&mut state);
-        drop(state);
+        let lost = {
+            let mut state = self.state.lock();
+            if state.attached != stream {
+                return;
+            }
+            state.attached = 0;
+            std::mem::take(&mut state.queue)
+        };
+        self.report_lost(&lost);
         self.status.deactivate(
             Failure { source: self.kind.name(), action: "write" },
             "the connection was closed or a write timed out",
         );
-        self.metrics.sent_failures.add(lost.max(1));
+        self.metrics.sent_failures.add((lost.len() as u64).max(1));
         self.log_stream("lost TCP streaming connection with remote peer");
     }
 
-    /// Drops what waits; returns how much that was.
-    fn lose(&self, state: &mut State) -> u64 {
-        let lost = state.queue.len() as u64;
-        state.queue.clear();
-        if lost > 0 {
+    fn report_lost(&self, lost: &VecDeque<raftpb::Message>) {
+        if !lost.is_empty() {
             self.shared.handler().report_unreachable(self.peer);
         }
-        lost
     }
 
     fn log_stream(&self, text: &str) {

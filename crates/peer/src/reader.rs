@@ -12,6 +12,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use prost::Message as _;
 use tokio::time::{Instant, sleep_until, timeout};
 use types::MemberId;
 
@@ -29,6 +30,9 @@ use crate::url::{PeerUrl, UrlPicker};
 const REDIAL: Duration = Duration::from_millis(100);
 /// Longest text of a refusal that is read.
 const MAX_REFUSAL_BYTES: usize = 4096;
+
+/// Whom etcd counts link heartbeats under: they have no sender.
+const NOBODY: MemberId = MemberId(0);
 
 /// Why there is no stream. The texts are upstream's.
 #[derive(Debug, thiserror::Error)]
@@ -200,7 +204,11 @@ impl StreamReader {
 
     fn hand_over_all(&self, decoder: &mut impl Decoder) -> Result<(), DecodeError> {
         while let Some(message) = decoder.next()? {
-            if is_link_heartbeat(&message) || self.paused.load(Ordering::Relaxed) {
+            if is_link_heartbeat(&message) {
+                self.shared.metrics.peer(NOBODY).received_bytes.add(message.encoded_len() as u64);
+                continue;
+            }
+            if self.paused.load(Ordering::Relaxed) {
                 continue;
             }
             let kind = message.r#type();

@@ -122,16 +122,22 @@ impl Transport {
     pub fn add_peer<U: AsRef<str>>(&self, id: MemberId, urls: &[U]) -> Result<(), BadUrl> {
         let parsed = PeerUrl::parse_all(urls)?;
         let inner = &self.inner;
-        let mut members = inner.members.write();
-        if members.stopped || members.peers.contains_key(&id) {
+        if inner.peer(id).is_some() || inner.members.read().stopped {
             return Ok(());
         }
-        let peer = Peer::start(&inner.shared, &inner.runtime, id, parsed);
-        members.peers.insert(id, Arc::new(peer));
-        // The pipeline of the remote is not needed any more.
-        let remote = members.remotes.remove(&id);
-        drop(members);
-        drop(remote);
+        // Made outside of the lock: the raft thread needs it to send.
+        let peer = Arc::new(Peer::start(&inner.shared, &inner.runtime, id, parsed));
+        let (not_needed, remote) = {
+            let mut members = inner.members.write();
+            if members.stopped || members.peers.contains_key(&id) {
+                (Some(peer), None)
+            } else {
+                members.peers.insert(id, peer);
+                (None, members.remotes.remove(&id))
+            }
+        };
+        drop((not_needed, remote));
+        let urls = ("remote-peer-urls", joined(urls));
         inner.log_member("added remote peer", "remote-peer-id", id, Some(urls));
         Ok(())
     }
@@ -153,8 +159,8 @@ impl Transport {
         let parsed = PeerUrl::parse_all(urls)?;
         let Some(peer) = self.inner.peer(id) else { return Ok(()) };
         peer.update(parsed);
-        let name = "updated-remote-peer-id";
-        self.inner.log_member("updated remote peer", name, id, Some(urls));
+        let urls = ("updated-remote-peer-urls", joined(urls));
+        self.inner.log_member("updated remote peer", "updated-remote-peer-id", id, Some(urls));
         Ok(())
     }
 
@@ -168,7 +174,7 @@ impl Transport {
         drop((peer, remote));
         let name = "removed-remote-peer-id";
         if found {
-            self.inner.log_member::<&str>("removed remote peer", name, id, None);
+            self.inner.log_member("removed remote peer", name, id, None);
         } else {
             let fields = [("local-member-id", self.inner.shared.id().into()), (name, id.into())];
             self.inner.shared.log().warn("skipped removing already removed peer", &fields);
@@ -246,14 +252,24 @@ impl Inner {
             return Ok(());
         }
         let parsed = PeerUrl::parse_all(urls)?;
-        let mut members = self.members.write();
-        let known = members.peers.contains_key(&id) || members.remotes.contains_key(&id);
-        if members.stopped || known || members.remotes.len() >= MAX_REMOTES {
+        if self.members.read().remotes.len() >= MAX_REMOTES {
             return Ok(());
         }
-        let remote = Remote::start(&self.shared, &self.runtime, id, parsed);
-        members.remotes.insert(id, Arc::new(remote));
-        drop(members);
+        let remote = Arc::new(Remote::start(&self.shared, &self.runtime, id, parsed));
+        let not_needed = {
+            let mut members = self.members.write();
+            let known = members.peers.contains_key(&id) || members.remotes.contains_key(&id);
+            if members.stopped || known {
+                Some(remote)
+            } else {
+                members.remotes.insert(id, remote);
+                None
+            }
+        };
+        if not_needed.is_some() {
+            return Ok(());
+        }
+        let urls = ("remote-peer-urls", joined(urls));
         self.log_member("added new remote peer", "remote-peer-id", id, Some(urls));
         Ok(())
     }
@@ -273,19 +289,14 @@ impl Inner {
         );
     }
 
-    fn log_member<U: AsRef<str>>(&self, text: &str, name: &'static str, id: MemberId, urls: Option<&[U]>) {
+    fn log_member(&self, text: &str, name: &'static str, id: MemberId, urls: Option<(&'static str, String)>) {
         let mut fields = vec![("local-member-id", self.shared.id().into()), (name, id.into())];
-        if let Some(urls) = urls {
-            let urls: Vec<_> = urls.iter().map(AsRef::as_ref).collect();
-            fields.push((
-                if name == "updated-remote-peer-id" {
-                    "updated-remote-peer-urls"
-                } else {
-                    "remote-peer-urls"
-                },
-                urls.join(",").into(),
-            ));
-        }
+        fields.extend(urls.map(|(name, urls)| (name, urls.into())));
         self.shared.log().info(text, &fields);
     }
+}
+
+fn joined<U: AsRef<str>>(urls: &[U]) -> String {
+    let urls: Vec<_> = urls.iter().map(AsRef::as_ref).collect();
+    urls.join(",")
 }

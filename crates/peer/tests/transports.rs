@@ -62,6 +62,33 @@ fn large_entries_pass_whole() {
 }
 
 #[test]
+fn unix_sockets_work_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = (common::unix_node(1, dir.path()), common::unix_node(2, dir.path()));
+    introduce(&one, &two);
+    streams_stand(&one, &two);
+    one.transport.send(vec![message(MessageType::MsgApp, &one, &two, 1)]);
+    assert_eq!(two.member.next().commit(), 1);
+}
+
+#[test]
+fn strangers_do_not_pile_up() {
+    let one = node(1, Setting::default());
+    let (two, strangers) = (node(2, Setting::default()), 200);
+    for id in 100..100 + strangers {
+        one.transport.add_remote(MemberId(id), &[&two.url]).unwrap();
+    }
+    let added =
+        || one.member.lines.lock().iter().filter(|line| line.contains("added new remote peer")).count();
+    assert_eq!(added(), 64);
+    assert!(one.transport.add_remote(MemberId(1), &["junk"]).is_ok(), "itself");
+    assert!(one.transport.add_peer(MemberId(2), &["junk"]).is_err());
+    // A member of the cluster always finds room.
+    introduce(&one, &two);
+    streams_stand(&one, &two);
+}
+
+#[test]
 fn a_silent_stream_is_kept_by_heartbeats() {
     let (one, two) = (node(1, short_silence()), node(2, short_silence()));
     introduce(&one, &two);
@@ -71,6 +98,7 @@ fn a_silent_stream_is_kept_by_heartbeats() {
     let before = received.received_bytes.get();
     // Five heartbeats are more than one silence; a byte each on one stream, a message on the other.
     eventually("heartbeats come", || received.received_bytes.get() > before + 5 * 12);
+    assert!(two.transport.metrics().peer(MemberId(0)).received_bytes.get() > 0);
     assert_eq!(one.transport.active_since(two.id), quiet_since);
     assert!(!two.member.logged("lost TCP streaming connection"));
 }

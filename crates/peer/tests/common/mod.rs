@@ -251,6 +251,19 @@ pub fn node(id: u64, setting: Setting) -> Node {
     let listener = TcpListener::bind(listen).unwrap();
     let address = listener.local_addr().unwrap();
     let url = format!("http://{address}");
+    start(id, setting, url, address, Socket::Tcp(listener))
+}
+
+/// A node on a Unix socket in this directory.
+pub fn unix_node(id: u64, dir: &std::path::Path) -> Node {
+    let path = dir.join(format!("{id}.sock"));
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let nowhere = "127.0.0.1:1".parse().unwrap();
+    let url = format!("unix://{}", path.display());
+    start(MemberId(id), Setting::default(), url, nowhere, Socket::Unix(listener))
+}
+
+fn start(id: MemberId, setting: Setting, url: String, address: std::net::SocketAddr, socket: Socket) -> Node {
     let member = Recorder::new(setting.room);
     let dir = tempfile::tempdir().unwrap();
     let log = {
@@ -271,7 +284,7 @@ pub fn node(id: u64, setting: Setting) -> Node {
         disk: Arc::new(env::real::RealDisk),
         log,
     };
-    let listeners = vec![Listener::plain(Socket::Tcp(listener), url.clone())];
+    let listeners = vec![Listener::plain(socket, url.clone())];
     let transport = Transport::start(config, listeners).unwrap();
     Node { id, url, address, member, transport, dir }
 }
