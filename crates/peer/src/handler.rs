@@ -26,7 +26,9 @@ pub trait Handler: Send + Sync + 'static {
     /// A message to this member was lost.
     fn report_unreachable(&self, id: MemberId);
 
-    /// A snapshot to this member arrived (`true`) or was lost.
+    /// A snapshot to this member arrived (`true`) or was lost. The report itself must not be lost,
+    /// however much waits for the raft thread: raft sends the member nothing until it comes. There
+    /// is one per `MsgSnap`.
     fn report_snapshot(&self, id: MemberId, arrived: bool);
 
     /// Another member says that this one was removed from the cluster: it has to stop. Called
