@@ -149,7 +149,7 @@ fn put(key: &str, value: impl Into<Bytes>) -> PutRequest {
     PutRequest { key: Bytes::copy_from_slice(key.as_bytes()), value: value.into(), ..Default::default() }
 }
 
-async fn eventually(what: &str, done: impl Fn() -> bool) {
+async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let begun = std::time::Instant::now();
     while !done() {
         assert!(begun.elapsed() < PATIENCE, "{what}");
@@ -299,6 +299,17 @@ async fn deadlines_and_cancellation_end_a_handler() {
     let answer = client.call(request(NEVER).header("grpc-timeout", "20m"), vec![frame(&put("", ""))]).await;
     assert_eq!((answer.code(), answer.text()), (4, "context deadline exceeded".to_owned()));
     eventually("the handler is dropped at the deadline", || abandoned() == 1).await;
+
+    // A deadline that is over when the call arrives: the answer is not looked for.
+    for (path, counted) in [(ECHO, 0), (CHAT, 2)] {
+        let answer = client.call(request(path).header("grpc-timeout", "0n"), vec![frame(&put("", ""))]).await;
+        assert_eq!((answer.code(), answer.text()), (4, "context deadline exceeded".to_owned()));
+        eventually("the call is counted", || {
+            let method = fixture.serving.metrics().snapshot()[counted];
+            (method.started, method.received, method.handled[4]) == (1, 0, 1)
+        })
+        .await;
+    }
 
     let mut send = client.send.clone().ready().await.unwrap();
     let (response, mut body) = send.send_request(request(NEVER).body(()).unwrap(), false).unwrap();
