@@ -158,6 +158,7 @@ struct Waiter {
 
 /// The worker's side of a lane. Lives on one thread.
 struct Lane {
+    index: u8,
     ids: RequestIdGenerator,
     waiters: RefCell<HashMap<u64, Waiter, BuildHasherDefault<IdHasher>>>,
     bytes_under_way: Cell<usize>,
@@ -178,6 +179,7 @@ thread_local! {
 pub fn enter(lanes: &Arc<Lanes>, index: u8, to_raft: Sender<Input>) -> impl Future<Output = ()> + use<> {
     let ids = RequestIdGenerator::with_lane(lanes.member, lanes.started_unix_ms, index, LANE_COUNT);
     let lane = Rc::new(Lane {
+        index,
         ids,
         waiters: RefCell::default(),
         bytes_under_way: Cell::new(0),
@@ -200,6 +202,11 @@ pub fn enter(lanes: &Arc<Lanes>, index: u8, to_raft: Sender<Input>) -> impl Futu
 /// If the thread serves no lane.
 pub fn next_id() -> RequestId {
     LANE.with(|lane| lane.get().expect("called on a worker thread").ids.next())
+}
+
+/// The lane of this thread, for those who count by worker; 0 on threads without one.
+pub fn current() -> usize {
+    LANE.with(|lane| lane.get().map_or(0, |lane| lane.index.into()))
 }
 
 /// Proposes an encoded request and waits for its answer, at most `timeout`. Returns the answer and
