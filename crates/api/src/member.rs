@@ -70,7 +70,8 @@ pub trait Member: Send + Sync + 'static {
     /// The version of the data in the backend, once it is known.
     fn storage_version(&self) -> Option<Version>;
 
-    /// A call carried `client-api-version`: counted by `etcd_server_client_requests_total`.
+    /// A call came with this `client-api-version`, or `unknown`: counted by
+    /// `etcd_server_client_requests_total`.
     fn count_client(&self, kind: ClientCall, version: &str) {
         let _ = (kind, version);
     }

@@ -1,6 +1,5 @@
 //! Families whose series appear as they are used.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use apply::RequestKind;
@@ -12,7 +11,15 @@ use super::text::{Exposition, Kind, Labels};
 /// One value per combination of label values.
 #[derive(Debug)]
 pub struct Labelled<T, const COUNT: usize> {
-    series: RwLock<BTreeMap<[String; COUNT], Arc<T>>>,
+    /// Ascending by label values.
+    series: RwLock<Vec<Series<T, COUNT>>>,
+}
+
+type Series<T, const COUNT: usize> = ([String; COUNT], Arc<T>);
+
+/// Where these labels stand, or would.
+fn place<T, const COUNT: usize>(series: &[Series<T, COUNT>], labels: &[&str; COUNT]) -> Result<usize, usize> {
+    series.binary_search_by(|(values, _)| values.each_ref().map(String::as_str).cmp(labels))
 }
 
 impl<T, const COUNT: usize> Default for Labelled<T, COUNT> {
@@ -24,11 +31,18 @@ impl<T, const COUNT: usize> Default for Labelled<T, COUNT> {
 impl<T: Default, const COUNT: usize> Labelled<T, COUNT> {
     /// The value of these labels; keep it where it is used often.
     pub fn with(&self, labels: [&str; COUNT]) -> Arc<T> {
-        let key = labels.map(str::to_owned);
-        if let Some(value) = self.series.read().get(&key) {
-            return value.clone();
+        {
+            let series = self.series.read();
+            if let Ok(at) = place(&series, &labels) {
+                return series[at].1.clone();
+            }
         }
-        self.series.write().entry(key).or_default().clone()
+        let mut series = self.series.write();
+        let at = place(&series, &labels).unwrap_or_else(|at| {
+            series.insert(at, (labels.map(str::to_owned), Arc::default()));
+            at
+        });
+        series[at].1.clone()
     }
 
     /// Forgets all series; for families of which one series at a time holds.
