@@ -137,7 +137,8 @@ fn sound() -> &'static (Vec<u8>, Vec<Entry>) {
 fn records(segment: &[u8], begins_sound: bool) {
     let read = read_records(segment);
     let end = read.end.offset as usize;
-    assert!(end <= segment.len() && end.is_multiple_of(8), "the end lies at {end}");
+    // Not a multiple of 8 where a frame says that it has no padding: upstream's reader takes it, too.
+    assert!(end <= segment.len(), "the end lies at {end}");
     let again = read_records(&segment[..end]);
     assert!(again.end.error.is_none(), "good records alone: {:?}", again.end.error);
     assert_eq!(again.records, read.records);
