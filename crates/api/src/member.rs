@@ -70,10 +70,49 @@ pub trait Member: Send + Sync + 'static {
     /// The version of the data in the backend, once it is known.
     fn storage_version(&self) -> Option<Version>;
 
-    /// A call carried `client-api-version`: counted by `etcd_server_client_requests_total`.
+    /// A call came with this `client-api-version`, or `unknown`: counted by
+    /// `etcd_server_client_requests_total`.
     fn count_client(&self, kind: ClientCall, version: &str) {
         let _ = (kind, version);
     }
+
+    /// A read ended: counted by `etcd_server_request_duration_seconds` and
+    /// `etcd_server_range_duration_seconds`.
+    fn count_read(&self, times: &ReadTimes) {
+        let _ = times;
+    }
+}
+
+/// Reads that are answered without an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadKind {
+    /// `KV.Range`.
+    Range,
+    /// `KV.Txn` that only reads.
+    ReadonlyTxn,
+}
+
+impl ReadKind {
+    /// Its name, as metrics have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Range => "Range",
+            Self::ReadonlyTxn => "ReadonlyTxn",
+        }
+    }
+}
+
+/// How long a read took.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadTimes {
+    /// What was read.
+    pub kind: ReadKind,
+    /// It was answered.
+    pub success: bool,
+    /// From entry to result.
+    pub total: Duration,
+    /// The part of it behind the read index; `None` if it did not get there.
+    pub in_store: Option<Duration>,
 }
 
 /// Kinds of calls in `etcd_server_client_requests_total`.

@@ -317,6 +317,8 @@ async fn callers_are_checked_before_requests() {
     assert_eq!(*fixture.member.clients.lock(), [("Unary 3.7".to_owned(), 1)].into());
     assert_eq!(ask("client-api-version", b"\xff", RANGE).await, (3, text("invalid client api version")));
     assert_eq!(ask("hasleader", b"true", RANGE).await.0, 0);
+    let counted = [("Unary 3.7".to_owned(), 1), ("Unary unknown".to_owned(), 1)];
+    assert_eq!(*fixture.member.clients.lock(), counted.into(), "a call without a version counts, too");
     fixture.member.raft.lock().leader = None;
     assert_eq!(ask("hasleader", b"true", RANGE).await, (14, text("no leader")));
     assert_eq!(ask("hasleader", b"yes", RANGE).await.0, 0);

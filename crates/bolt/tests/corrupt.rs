@@ -273,6 +273,33 @@ fn check_names_each_fault() {
     assert!(faults(image).iter().any(|fault| fault.contains("is not less than the next key of an ancestor")));
 }
 
+/// The page of an inline bucket stands in the value of a leaf. Found by fuzzing: check looked at
+/// its kind and its size and not at its keys, so that a bucket whose keys cannot be found was sound.
+#[test]
+fn check_looks_into_inline_buckets() {
+    let db = Db::open(Arc::new(SimDisk::new()), Path::new("db"), options(1024, true)).unwrap();
+    let mut tx = db.write().unwrap();
+    let mut bucket = tx.create_bucket_if_missing(b"inline").unwrap();
+    for key in [b"key-1", b"key-2"] {
+        bucket.put(key, b"v").unwrap();
+    }
+    tx.commit().unwrap();
+    let mut image = Vec::new();
+    let read = db.read();
+    assert_eq!(read.bucket(b"inline").unwrap().unwrap().root_page(), 0);
+    read.copy_to(&mut |piece| {
+        image.extend_from_slice(piece);
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(faults(image.clone()), Vec::<String>::new());
+    let at = image.windows(5).rposition(|window| window == b"key-1").unwrap();
+    image[at + 4] = b'3';
+    let found = faults(image);
+    assert_eq!(found.len(), 1);
+    assert!(found[0].contains("key 1 is not greater than the key before it"), "{found:?}");
+}
+
 #[test]
 fn check_holds_the_freelist_against_the_tree() {
     let image = sound(false).to_vec();

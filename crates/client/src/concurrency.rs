@@ -99,88 +99,116 @@ fn attached(key: &Bytes, value: Bytes, lease: i64) -> Op {
     Op::RequestPut(pb::PutRequest { lease, ..put(key.clone(), value) })
 }
 
-/// A lock.
-pub struct Mutex<'a> {
+/// A contender's place in line: its key, and when that was made.
+struct Place<'a> {
     session: &'a Session,
     prefix: Vec<u8>,
     key: Bytes,
+    /// 0 while there is no key.
     create_revision: i64,
 }
 
-impl<'a> Mutex<'a> {
-    /// A lock of this name. Nothing is sent yet.
-    pub fn new(session: &'a Session, name: &[u8]) -> Self {
+impl<'a> Place<'a> {
+    fn new(session: &'a Session, name: &[u8]) -> Self {
         let prefix = prefix_of(name);
         let key = own_key(&prefix, session.lease);
         Self { session, prefix, key, create_revision: 0 }
     }
 
+    fn client(&self) -> &'a Client {
+        &self.session.client
+    }
+
+    /// Puts the own key, unless it is there: then it is read. What else is to be read is read in the
+    /// same transaction.
+    async fn enter(
+        &mut self,
+        value: Bytes,
+        beside: Option<pb::RangeRequest>,
+    ) -> Result<pb::TxnResponse, Error> {
+        let mut txn = Txn::new()
+            .when(Compare::create_revision(self.key.clone(), CompareResult::Equal, 0))
+            .and_then(attached(&self.key, value, self.session.lease))
+            .or_else(Op::RequestRange(get(self.key.clone())));
+        if let Some(range) = beside {
+            txn = txn.and_then(Op::RequestRange(range.clone())).or_else(Op::RequestRange(range));
+        }
+        let response = self.client().txn(txn).await?;
+        self.create_revision = match response.succeeded {
+            true => response.header.as_ref().map_or(0, |header| header.revision),
+            false => ranged(response.responses.first()).map_or(0, |kv| kv.create_revision),
+        };
+        Ok(response)
+    }
+
+    /// Waits until nobody who came earlier is left.
+    async fn wait_turn(&self) -> Result<(), Error> {
+        wait_deletes(self.client(), &self.prefix, self.create_revision - 1).await
+    }
+}
+
+/// A lock.
+pub struct Mutex<'a> {
+    place: Place<'a>,
+}
+
+impl<'a> Mutex<'a> {
+    /// A lock of this name. Nothing is sent yet.
+    pub fn new(session: &'a Session, name: &[u8]) -> Self {
+        Self { place: Place::new(session, name) }
+    }
+
     /// The key that this contender owns.
     pub fn key(&self) -> &Bytes {
-        &self.key
+        &self.place.key
     }
 
     /// Waits for the lock. The header of the answer that gave it carries its revision.
     ///
     /// Not cancel-safe: after dropping this call [`Mutex::unlock`] gives up the place in line.
     pub async fn lock(&mut self) -> Result<pb::ResponseHeader, Error> {
-        let (header, owner) = self.enter().await?;
-        if owner == self.create_revision {
+        if let Some(header) = self.enter().await? {
             return Ok(header);
         }
-        let client = &self.session.client;
-        if let Err(error) = wait_deletes(client, &self.prefix, self.create_revision - 1).await {
-            let _ = self.unlock().await;
-            return Err(error);
-        }
-        let response = match client.get(self.key.clone()).await {
-            Ok(response) => response,
+        let waited = match self.place.wait_turn().await {
+            Ok(()) => self.place.client().get(self.place.key.clone()).await,
+            Err(error) => Err(error),
+        };
+        match waited {
+            Ok(response) if response.kvs.is_empty() => Err(Error::SessionExpired),
+            Ok(response) => Ok(response.header.unwrap_or_default()),
             Err(error) => {
                 let _ = self.unlock().await;
-                return Err(error);
+                Err(error)
             }
-        };
-        match response.kvs.is_empty() {
-            true => Err(Error::SessionExpired),
-            false => Ok(response.header.unwrap_or_default()),
         }
     }
 
     /// Takes the lock if nobody holds it.
     pub async fn try_lock(&mut self) -> Result<pb::ResponseHeader, Error> {
-        let (header, owner) = self.enter().await?;
-        if owner == self.create_revision {
+        if let Some(header) = self.enter().await? {
             return Ok(header);
         }
         self.unlock().await?;
         Err(Error::Locked)
     }
 
-    /// Puts the own key, unless it is there, and returns the create revision of the owner's.
-    async fn enter(&mut self) -> Result<(pb::ResponseHeader, i64), Error> {
-        let txn = Txn::new()
-            .when(Compare::create_revision(self.key.clone(), CompareResult::Equal, 0))
-            .and_then(attached(&self.key, Bytes::new(), self.session.lease))
-            .and_then(Op::RequestRange(first_created(&self.prefix)))
-            .or_else(Op::RequestRange(get(self.key.clone())))
-            .or_else(Op::RequestRange(first_created(&self.prefix)));
-        let response = self.session.client.txn(txn).await?;
-        let header = response.header.unwrap_or_default();
-        self.create_revision = match response.succeeded {
-            true => header.revision,
-            false => ranged(response.responses.first()).map_or(0, |kv| kv.create_revision),
-        };
-        let owner = ranged(response.responses.get(1)).map_or(self.create_revision, |kv| kv.create_revision);
-        Ok((header, owner))
+    /// Gets in line; gives the header if the lock is had with that.
+    async fn enter(&mut self) -> Result<Option<pb::ResponseHeader>, Error> {
+        let first = first_created(&self.place.prefix);
+        let response = self.place.enter(Bytes::new(), Some(first)).await?;
+        let own = self.place.create_revision;
+        let owner = ranged(response.responses.get(1)).map_or(own, |kv| kv.create_revision);
+        Ok((owner == own).then(|| response.header.unwrap_or_default()))
     }
 
     /// Releases the lock, or the place in line.
     pub async fn unlock(&mut self) -> Result<(), Error> {
-        if self.create_revision <= 0 {
+        if self.place.create_revision <= 0 {
             return Err(Error::LockReleased);
         }
-        self.session.client.delete(self.key.clone()).await?;
-        self.create_revision = 0;
+        self.place.client().delete(self.place.key.clone()).await?;
+        self.place.create_revision = 0;
         Ok(())
     }
 }
@@ -217,54 +245,42 @@ async fn wait_delete(client: &Client, key: Bytes, from: i64) -> Result<(), Error
 
 /// An election.
 pub struct Election<'a> {
-    session: &'a Session,
-    prefix: Vec<u8>,
-    key: Bytes,
-    create_revision: i64,
+    place: Place<'a>,
 }
 
 impl<'a> Election<'a> {
     /// An election of this name. Nothing is sent yet.
     pub fn new(session: &'a Session, name: &[u8]) -> Self {
-        let prefix = prefix_of(name);
-        let key = own_key(&prefix, session.lease);
-        Self { session, prefix, key, create_revision: 0 }
+        Self { place: Place::new(session, name) }
     }
 
     /// The key that this candidate owns.
     pub fn key(&self) -> &Bytes {
-        &self.key
+        &self.place.key
     }
 
     /// Stands for election with this proposal, until elected.
     ///
     /// Not cancel-safe: after dropping this call [`Election::resign`] gives up the candidacy.
     pub async fn campaign(&mut self, proposal: Bytes) -> Result<(), Error> {
-        let txn = Txn::new()
-            .when(Compare::create_revision(self.key.clone(), CompareResult::Equal, 0))
-            .and_then(attached(&self.key, proposal.clone(), self.session.lease))
-            .or_else(Op::RequestRange(get(self.key.clone())));
-        let response = self.session.client.txn(txn).await?;
-        self.create_revision = response.header.as_ref().map_or(0, |header| header.revision);
-        if let Some(standing) = ranged(response.responses.first()).filter(|_| !response.succeeded) {
-            self.create_revision = standing.create_revision;
-            if standing.value != proposal
-                && let Err(error) = self.proclaim(proposal).await
-            {
-                let _ = self.resign().await;
-                return Err(error);
-            }
+        let response = self.place.enter(proposal.clone(), None).await?;
+        if let Some(standing) = ranged(response.responses.first()).filter(|_| !response.succeeded)
+            && standing.value != proposal
+            && let Err(error) = self.proclaim(proposal).await
+        {
+            let _ = self.resign().await;
+            return Err(error);
         }
-        wait_deletes(&self.session.client, &self.prefix, self.create_revision - 1).await
+        self.place.wait_turn().await
     }
 
     /// Changes the proposal without a new election.
     pub async fn proclaim(&mut self, proposal: Bytes) -> Result<(), Error> {
-        if self.create_revision == 0 {
+        if self.place.create_revision == 0 {
             return Err(Error::NotLeader);
         }
-        let txn = self.if_mine().and_then(attached(&self.key, proposal, self.session.lease));
-        match self.session.client.txn(txn).await?.succeeded {
+        let txn = self.if_mine().and_then(attached(&self.place.key, proposal, self.place.session.lease));
+        match self.place.client().txn(txn).await?.succeeded {
             true => Ok(()),
             false => Err(Error::NotLeader),
         }
@@ -272,17 +288,17 @@ impl<'a> Election<'a> {
 
     /// Gives up the leadership or the candidacy.
     pub async fn resign(&mut self) -> Result<(), Error> {
-        if self.create_revision == 0 {
+        if self.place.create_revision == 0 {
             return Ok(());
         }
-        let txn = self.if_mine().and_then(Op::RequestDeleteRange(delete(self.key.clone())));
-        self.create_revision = 0;
-        self.session.client.txn(txn).await.map(|_| ())
+        let txn = self.if_mine().and_then(Op::RequestDeleteRange(delete(self.place.key.clone())));
+        self.place.create_revision = 0;
+        self.place.client().txn(txn).await.map(|_| ())
     }
 
     fn if_mine(&self) -> Txn {
-        let key = self.key.clone();
-        Txn::new().when(Compare::create_revision(key, CompareResult::Equal, self.create_revision))
+        let key = self.place.key.clone();
+        Txn::new().when(Compare::create_revision(key, CompareResult::Equal, self.place.create_revision))
     }
 
     /// Calls `seen` with every proposal of every leader, as a read of the leader's key would show
@@ -297,15 +313,15 @@ impl<'a> Election<'a> {
     }
 
     async fn next_leader(&self) -> Result<(pb::ResponseHeader, KeyValue), Error> {
-        let client = &self.session.client;
-        let response = client.call(first_created(&self.prefix)).await?;
+        let client = self.place.client();
+        let response = client.call(first_created(&self.place.prefix)).await?;
         let header = response.header.unwrap_or_default();
         if let Some(leader) = response.kvs.into_iter().next() {
             return Ok((header, leader));
         }
         let mut watch = client.watch(pb::WatchCreateRequest {
-            key: Bytes::copy_from_slice(&self.prefix),
-            range_end: prefix_end(&self.prefix),
+            key: Bytes::copy_from_slice(&self.place.prefix),
+            range_end: prefix_end(&self.place.prefix),
             start_revision: header.revision,
             ..Default::default()
         });
@@ -332,7 +348,7 @@ impl<'a> Election<'a> {
         seen: &mut impl FnMut(pb::RangeResponse),
     ) -> Result<(), Error> {
         let request = pb::WatchCreateRequest { key, start_revision: from, ..Default::default() };
-        let mut watch = self.session.client.watch(request);
+        let mut watch = self.place.client().watch(request);
         while let Some(response) = watch.next().await {
             let response = response?;
             if let Some(error) = crate::watch::cancel_error(&response) {

@@ -144,7 +144,8 @@ pub(crate) fn check(message: &Message, receiver: Receiver) -> Result<(), StepErr
             if metadata.index == 0 || metadata.term == 0 || metadata.index.max(metadata.term) > MAX_NUMBER {
                 return refuse("a snapshot of nothing");
             }
-            if !conf_state.voters_outgoing.is_empty() || !conf_state.learners_next.is_empty() {
+            let joint = !conf_state.voters_outgoing.is_empty() || !conf_state.learners_next.is_empty();
+            if joint || conf_state.auto_leave {
                 return refuse("a joint configuration");
             }
             let mut ids: Vec<_> = conf_state.voters.iter().chain(&conf_state.learners).collect();

@@ -104,7 +104,12 @@ fn snapshots_with_impossible_configurations_are_refused() {
         }),
         ..message(MessageType::MsgSnap, leader, term)
     };
+    // One that says it will leave a joint configuration by itself, without being in one.
+    let mut leaving = snapshot(&[1], &[3], &[]);
+    let metadata = leaving.snapshot.as_mut().and_then(|snapshot| snapshot.metadata.as_mut()).unwrap();
+    metadata.conf_state.as_mut().unwrap().auto_leave = Some(true);
     for bad in [
+        leaving,
         snapshot(&[], &[1], &[]),
         snapshot(&[1, 1], &[], &[]),
         snapshot(&[1, 2], &[2], &[]),

@@ -22,6 +22,8 @@ use crate::programs::Program;
 pub const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a member may take to stop.
 pub const STOP_PATIENCE: Duration = Duration::from_secs(30);
+/// How often a process is asked whether it has ended.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 const BLOCK: u16 = 20;
 const DEFAULT_PORTS: (u16, u16) = (21_300, 24_999);
 
@@ -167,18 +169,23 @@ impl Member {
     pub fn wait_end(&mut self, patience: Duration) -> anyhow::Result<ExitStatus> {
         let deadline = Instant::now() + patience;
         loop {
-            let Some(child) = self.child.as_mut() else { bail!("the member does not run") };
-            if let Some(status) = child.try_wait()? {
-                self.child = None;
+            if let Some(status) = self.ended(deadline)? {
                 return Ok(status);
             }
-            ensure!(
-                Instant::now() < deadline,
-                "the member still runs after {patience:?}\n{}",
-                self.log_tail()
-            );
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(LOOK_INTERVAL);
         }
+    }
+
+    /// Whether the process has ended; an error if it runs on behind the deadline.
+    fn ended(&mut self, deadline: Instant) -> anyhow::Result<Option<ExitStatus>> {
+        let Some(child) = self.child.as_mut() else { bail!("the member does not run") };
+        let ended = child.try_wait()?;
+        if ended.is_some() {
+            self.child = None;
+        } else {
+            ensure!(Instant::now() < deadline, "the member does not end\n{}", self.log_tail());
+        }
+        Ok(ended)
     }
 
     /// SIGKILL: what the member has not written is lost.
@@ -196,31 +203,26 @@ impl Member {
 
     /// SIGTERM, then waits for the end.
     pub fn stop(&mut self) -> anyhow::Result<ExitStatus> {
-        let Some(child) = &self.child else { bail!("the member does not run") };
-        let pid = Pid::from_raw(child.id() as i32).context("process id out of range")?;
-        kill_process(pid, Signal::TERM)?;
+        self.ask_to_stop()?;
         self.wait_end(STOP_PATIENCE)
     }
 
     /// SIGTERM from async code whose writers must go on meanwhile.
     pub async fn stop_while_busy(&mut self) -> anyhow::Result<ExitStatus> {
-        let Some(child) = &self.child else { bail!("the member does not run") };
-        let pid = Pid::from_raw(child.id() as i32).context("process id out of range")?;
-        kill_process(pid, Signal::TERM)?;
+        self.ask_to_stop()?;
         let deadline = Instant::now() + STOP_PATIENCE;
         loop {
-            let Some(child) = self.child.as_mut() else { bail!("the member does not run") };
-            if let Some(status) = child.try_wait()? {
-                self.child = None;
+            if let Some(status) = self.ended(deadline)? {
                 return Ok(status);
             }
-            ensure!(
-                Instant::now() < deadline,
-                "the member still runs after {STOP_PATIENCE:?}\n{}",
-                self.log_tail()
-            );
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(LOOK_INTERVAL).await;
         }
+    }
+
+    fn ask_to_stop(&self) -> anyhow::Result<()> {
+        let Some(child) = &self.child else { bail!("the member does not run") };
+        let pid = Pid::from_raw(child.id() as i32).context("process id out of range")?;
+        Ok(kill_process(pid, Signal::TERM)?)
     }
 
     /// The process id, while it runs.

@@ -158,6 +158,7 @@ struct Waiter {
 
 /// The worker's side of a lane. Lives on one thread.
 struct Lane {
+    index: u8,
     ids: RequestIdGenerator,
     waiters: RefCell<HashMap<u64, Waiter, BuildHasherDefault<IdHasher>>>,
     bytes_under_way: Cell<usize>,
@@ -179,6 +180,7 @@ thread_local! {
 pub fn enter(lanes: &Arc<Lanes>, index: u8, to_raft: Sender<Input>) -> impl Future<Output = ()> + use<> {
     let ids = RequestIdGenerator::with_lane(lanes.member, lanes.started_unix_ms, index, LANE_COUNT);
     let lane = Rc::new(Lane {
+        index,
         ids,
         waiters: RefCell::default(),
         bytes_under_way: Cell::new(0),
@@ -210,6 +212,11 @@ pub fn next_id() -> RequestId {
 /// If the thread serves no lane.
 pub fn build_payload(len: usize, write: impl FnOnce(&mut BytesMut)) -> Bytes {
     LANE.with(|lane| lane.get().expect("called on a worker thread").arena.borrow_mut().build(len, write))
+}
+
+/// The lane of this thread, for those who count by worker; 0 on threads without one.
+pub fn current() -> usize {
+    LANE.with(|lane| lane.get().map_or(0, |lane| lane.index.into()))
 }
 
 /// Proposes an encoded request and waits for its answer, at most `timeout`. Returns the answer and

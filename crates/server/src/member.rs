@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::Duration;
 
 use api::error::Error;
-use api::member::{ClientCall, Config, LeaseTimes, Member, RaftStatus};
+use api::member::{ClientCall, Config, LeaseTimes, Member, RaftStatus, ReadTimes};
 use apply::{ApplyError, Reply, Shared};
 use backend::Backend;
 use lease::RenewOutcome;
@@ -163,6 +163,10 @@ impl Member for Node {
             ClientCall::Stream => "stream",
         };
         self.metrics().client_requests.with([version, kind]).inc();
+    }
+
+    fn count_read(&self, times: &ReadTimes) {
+        self.metrics().read(times);
     }
 
     fn storage_version(&self) -> Option<Version> {

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use types::{ClusterId, CompatVersion, MemberId, RequestId};
 
 use crate::lanes::{self, Lanes, Unanswered};
-use crate::metrics::{Metrics, Operation};
+use crate::metrics::Metrics;
 use crate::progress::Progress;
 
 /// Committed entries that may wait for being applied before writes are refused.
@@ -110,7 +110,7 @@ impl From<Unanswered> for Error {
 struct Encoded {
     id: RequestId,
     payload: Bytes,
-    operation: Operation,
+    kind: RequestKind,
 }
 
 impl Node {
@@ -153,18 +153,17 @@ impl Node {
             return Err(Error::TooLarge);
         }
         let payload = lanes::build_payload(length, |out| request.encode_raw(out));
-        let operation = Operation::from(RequestKind::of(&request));
-        Ok(Encoded { id, payload, operation })
+        Ok(Encoded { id, payload, kind: RequestKind::of(&request) })
     }
 
     async fn wait_for_answer(self, encoded: Result<Encoded, Error>) -> Result<Reply, Error> {
-        let Encoded { id, payload, operation } = encoded?;
+        let Encoded { id, payload, kind } = encoded?;
         self.inner.metrics.proposal_pending(1);
         let result = lanes::propose(id, payload, self.inner.request_timeout).await;
         self.inner.metrics.proposal_pending(-1);
         match result {
             Ok((answer, took)) => {
-                self.inner.metrics.request(operation, answer.result.is_ok(), took);
+                self.inner.metrics.request(kind, answer.result.is_ok(), took);
                 Ok(answer.result?)
             }
             Err(reason) => {

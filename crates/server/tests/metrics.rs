@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use api::member::{ReadKind, ReadTimes};
+use apply::RequestKind;
 use server::config::gates::FeatureGates;
+use server::metrics::Metrics;
 use server::metrics::grpc::MethodCounts;
-use server::metrics::{Metrics, Operation};
 use types::{MemberId, Version};
 
 const TABLE: &str = include_str!("data/metrics.tsv");
@@ -86,11 +88,13 @@ fn busy() -> String {
     metrics.alarms.with(["NOSPACE", "2a"]).add(1);
     metrics.known_peers.with(["2a", "2a"]).set(1);
     metrics.stream_failures.with(["watch", "send"]).inc();
-    metrics.applied_operation(Operation::Put, true, Duration::from_micros(5));
-    metrics.applied_operation(Operation::AuthStatus, true, Duration::from_micros(5));
-    metrics.applied_operation(Operation::Unknown, true, Duration::from_micros(5));
-    metrics.request(Operation::ReadonlyTxn, false, Duration::from_micros(5));
-    metrics.range(true, Duration::from_micros(51));
+    for kind in [RequestKind::Put, RequestKind::AuthStatus, RequestKind::Unknown] {
+        metrics.applied_operations(kind, true, Duration::from_micros(5), 1);
+    }
+    metrics.request(RequestKind::Put, false, Duration::from_micros(5));
+    let (total, in_store) = (Duration::from_micros(60), Some(Duration::from_micros(51)));
+    metrics.read(&ReadTimes { kind: ReadKind::Range, success: true, total, in_store });
+    metrics.read(&ReadTimes { kind: ReadKind::ReadonlyTxn, success: false, total, in_store: None });
     metrics.compaction(Duration::from_micros(7_900), 12);
     metrics.lease_granted(60);
     let handling = Metrics::call_histogram();

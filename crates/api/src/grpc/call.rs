@@ -4,8 +4,9 @@
 //! [`Call::server_stream`] or [`Call::bidi`] with an async closure. Each spawns one task on the
 //! worker's thread, as large as that method's own future and no larger; nothing else is boxed.
 //!
-//! - A handler is dropped when the caller's deadline passes, and, if it asked for that, when the
-//!   caller takes the call back. Work that must finish does not live in a handler.
+//! - A handler is not begun after the caller's deadline. It is dropped when the deadline passes and,
+//!   if it asked for that, when the caller takes the call back. Work that must finish does not live
+//!   in a handler.
 //! - A streamed answer waits for HTTP/2 capacity, so a caller that does not read costs at most the
 //!   stream's send buffer.
 //!
@@ -126,7 +127,9 @@ impl Call {
         let running = Running::start(&shared, method, true);
         let accept = Accept { max_bytes: shared.max_receive_bytes, gzip };
         let mut timer = Timer::new(context.deadline);
-        let outcome = {
+        let outcome = if timer.is_over() {
+            Some(Err(Status::deadline_exceeded()))
+        } else {
             let mut work = pin!(async {
                 let message = read_only_message(body, accept).await?;
                 running.metrics().received(method);
@@ -220,7 +223,9 @@ impl Call {
             let requests = RawRequests { reader: MessageReader::new(body, accept), shared: shared.clone() };
             let mut responses = Responses { state: State::Fresh(respond), method, shared: shared.clone() };
             let mut timer = Timer::new(context.deadline);
-            let outcome = {
+            let outcome = if timer.is_over() {
+                Err(Status::deadline_exceeded())
+            } else {
                 let mut handler = pin!(handler(requests, context, &mut responses));
                 poll_fn(|cx| match handler.as_mut().poll(cx) {
                     Poll::Pending if timer.poll_expired(cx) => Poll::Ready(Err(Status::deadline_exceeded())),
@@ -322,6 +327,11 @@ struct Timer {
 impl Timer {
     fn new(deadline: Option<Instant>) -> Self {
         Self { deadline, sleep: None }
+    }
+
+    /// Whether the deadline was over before the handler began: then it does not begin.
+    fn is_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
     }
 
     fn poll_expired(&mut self, cx: &mut Context<'_>) -> bool {

@@ -30,7 +30,7 @@ pub use call::{Call, Requests, Responses};
 pub use message::{PREFIX_LEN, Pieces, Reply, write_prefix};
 pub use metadata::{CallContext, Peer};
 pub use metrics::{MethodCounts, MethodId, MethodInfo, Metrics, Shape};
-pub use server::{Listener, Serving, Workers, serve, serve_counted};
+pub use server::{Listener, Serving, Workers, serve, serve_counted, serve_io};
 pub use status::{Code, Status};
 
 /// Body of an HTTP/1 answer.

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Semaphore, mpsc};
@@ -276,6 +277,18 @@ where
         }
     });
     Ok(serving)
+}
+
+/// Serves one connection that was not accepted from a listener, to its end: a pipe in memory, or a
+/// socket that somebody else opened. It cannot be drained; drop the future to end it.
+pub async fn serve_io<IO, S>(io: IO, peer: Peer, service: Rc<S>, options: &Options, metrics: &Metrics)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: Service,
+{
+    let Ok(permit) = Arc::new(Semaphore::new(1)).acquire_owned().await else { return };
+    let ticket = Arc::new(Lifecycle::default()).admit(permit);
+    serve_connection(io, peer, service, options, metrics.shard(), ticket).await;
 }
 
 /// Out of descriptors or memory: wait for connections to end. Anything else concerns one

@@ -307,14 +307,12 @@ fn admit<M: Member>(
     if raft.is_learner && !on_learner() {
         return Err(Error::NotSupportedForLearner);
     }
-    if let Some(version) = context.metadata("client-api-version") {
-        match std::str::from_utf8(version) {
-            Ok(version) => member.count_client(kind, version),
-            Err(_) if member.config().compat >= types::CompatVersion::V3_6 => {
-                return Err(Error::InvalidClientApiVersion);
-            }
-            Err(_) => {}
+    match std::str::from_utf8(context.metadata("client-api-version").unwrap_or(b"unknown")) {
+        Ok(version) => member.count_client(kind, version),
+        Err(_) if member.config().compat >= types::CompatVersion::V3_6 => {
+            return Err(Error::InvalidClientApiVersion);
         }
+        Err(_) => {}
     }
     if context.requires_leader() && raft.leader.is_none() {
         return Err(Error::NoLeader);

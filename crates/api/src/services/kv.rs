@@ -6,6 +6,7 @@
 //! **Source**: etcd `server/etcdserver/api/v3rpc/{key,quota}.go`, `server/etcdserver/v3_server.go`.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use apply::{Reply, quota};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -19,7 +20,7 @@ use types::KeyRange;
 use super::validate;
 use crate::error::Error;
 use crate::grpc::{self, Code, Pieces, Responses, Status, write_prefix};
-use crate::member::{Headers, Member};
+use crate::member::{Headers, Member, ReadKind, ReadTimes};
 
 /// Keys that a read may take up on the thread of its connection.
 const INLINE_KEYS: i64 = 128;
@@ -116,12 +117,37 @@ impl grpc::Reply for StreamedRange {
 pub async fn range<M: Member>(member: &M, request: pb::RangeRequest) -> Result<RangeReply, Error> {
     let compat = member.config().compat;
     validate::range(&request, compat)?;
-    if !request.serializable {
-        member.read_index().await?;
-    }
-    let result = read(member.store(), apply::range::query(&request, compat)).await?;
+    let query = apply::range::query(&request, compat);
+    let reading = read(member.store(), query);
+    let result = timed(member, ReadKind::Range, request.serializable, reading).await?;
     let header = Some(member.header_at(result.revision));
     Ok(RangeReply { header, kvs: result.kvs, more: result.more, count: result.count })
+}
+
+/// Waits for the read index unless the read is serializable, reads, and counts how long that took.
+async fn timed<M: Member, T>(
+    member: &M,
+    kind: ReadKind,
+    serializable: bool,
+    read: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let begun = Instant::now();
+    let (reading, outcome) = if serializable {
+        (Some(begun), read.await)
+    } else {
+        match member.read_index().await {
+            Ok(()) => (Some(Instant::now()), read.await),
+            Err(error) => (None, Err(error)),
+        }
+    };
+    let ended = Instant::now();
+    member.count_read(&ReadTimes {
+        kind,
+        success: outcome.is_ok(),
+        total: ended - begun,
+        in_store: reading.map(|reading| ended - reading),
+    });
+    outcome
 }
 
 /// Reads without holding up the worker.
@@ -314,15 +340,15 @@ pub async fn txn<M: Member>(member: &M, request: pb::TxnRequest) -> Result<pb::T
 }
 
 async fn read_txn<M: Member>(member: &M, request: pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
-    if !apply::is_serializable(&request) {
-        member.read_index().await?;
-    }
-    let compat = member.config().compat;
-    if is_small(&request) {
-        return Ok(apply::read_txn(member.store(), &request, compat)?);
-    }
-    let store = member.store().clone();
-    Ok(off_thread(move || apply::read_txn(&store, &request, compat)).await??)
+    let (compat, serializable) = (member.config().compat, apply::is_serializable(&request));
+    let reading = async {
+        if is_small(&request) {
+            return Ok(apply::read_txn(member.store(), &request, compat)?);
+        }
+        let store = member.store().clone();
+        Ok(off_thread(move || apply::read_txn(&store, &request, compat)).await??)
+    };
+    timed(member, ReadKind::ReadonlyTxn, serializable, reading).await
 }
 
 /// Whether a transaction looks at single keys only.

@@ -20,7 +20,7 @@ use super::{Bench, Figures, Metric, STOP_PATIENCE};
 use crate::load::fill::{self, FillPlan};
 use crate::load::ops::KeySpace;
 use crate::load::{self, LoadPlan};
-use crate::process::memory;
+use crate::process::{Memory, memory};
 use crate::wire::{Channel, Duplex, Method};
 
 /// Puts per second while latencies are measured: far below what either server can do.
@@ -45,8 +45,7 @@ pub(super) fn fill(bench: &Bench<'_>, which: usize) -> anyhow::Result<Filled> {
     let keys = bench.plan.large_keys;
     let mut plan = FillPlan { endpoint, space: space(keys), first: 0, connections: 100, in_flight: 1000 };
     let took = fill::run(&plan)?;
-    std::thread::sleep(Duration::from_secs(2));
-    let rss = memory(server.pid())?.rss_bytes as f64 / MIB;
+    let rss = settled_memory(server.pid())?.rss_bytes as f64 / MIB;
     plan.space.keys = keys / 5;
     fill::run(&plan)?;
     server.check_alive()?;
@@ -58,6 +57,26 @@ pub(super) fn fill(bench: &Bench<'_>, which: usize) -> anyhow::Result<Filled> {
         bench.plan.labels[which]
     );
     Ok(Filled { dir, figures: vec![("large.fill_per_second", rate), ("large.rss_after_fill_mib", rss)] })
+}
+
+/// Memory of a server that has finished what its start or its load left to do: when less than 1 %
+/// has changed for a second, or after half a minute.
+fn settled_memory(pid: u32) -> anyhow::Result<Memory> {
+    const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+    const STEADY_LOOKS: u32 = 5;
+    const PATIENCE: Duration = Duration::from_secs(30);
+    let begun = Instant::now();
+    let (mut used, mut steady_at, mut looks) = (memory(pid)?, 0, 0);
+    while looks < STEADY_LOOKS && begun.elapsed() < PATIENCE {
+        std::thread::sleep(LOOK_INTERVAL);
+        if looks == 0 {
+            steady_at = used.rss_bytes;
+        }
+        used = memory(pid)?;
+        let moved = used.rss_bytes.abs_diff(steady_at) > steady_at / 100;
+        looks = if moved { 0 } else { looks + 1 };
+    }
+    Ok(used)
 }
 
 /// What runs beside the puts.
@@ -84,8 +103,7 @@ pub(super) fn round(bench: &Bench<'_>, which: usize, filled: &Path) -> anyhow::R
     copy_dir(filled, &dir)?;
     rustix::fs::sync();
     let (mut server, took) = bench.start(which, &dir)?;
-    std::thread::sleep(Duration::from_secs(2));
-    let used = memory(server.pid())?;
+    let used = settled_memory(server.pid())?;
     let mut figures = vec![
         ("large.start_ms", took.as_secs_f64() * 1e3),
         ("large.rss_after_start_mib", used.rss_bytes as f64 / MIB),

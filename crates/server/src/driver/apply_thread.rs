@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Release;
 use std::time::Duration;
 
-use apply::{Applied, Applier, FollowUp, Reply};
+use apply::{Applied, Applier, FollowUp, Reply, RequestKind};
 use env::Clock;
 use member::Leadership;
 use mvcc::RevisionEvents;
@@ -19,7 +19,7 @@ use crate::fatal::Fatal;
 use crate::lanes::{Answer, Answers};
 use crate::log;
 use crate::mailbox::{Receiver, Sender};
-use crate::metrics::{Metrics, Operation};
+use crate::metrics::Metrics;
 use crate::progress::Progress;
 
 /// Entries applied before their answers are delivered: bounds how long the first one waits for
@@ -229,7 +229,7 @@ impl ApplyThread {
 /// a batch of puts is two additions however long it is.
 #[derive(Default)]
 struct Tally {
-    lines: Vec<(Operation, bool, u64)>,
+    lines: Vec<(RequestKind, bool, u64)>,
 }
 
 impl Tally {
@@ -240,16 +240,16 @@ impl Tally {
             Ok(Reply::LeaseRevoke(_)) => metrics.lease_revoked.inc(),
             _ => {}
         }
-        let (operation, success) = (Operation::from(kind), applied.result.is_ok());
+        let success = applied.result.is_ok();
         match self.lines.last_mut() {
-            Some((last, outcome, times)) if *last == operation && *outcome == success => *times += 1,
-            _ => self.lines.push((operation, success, 1)),
+            Some((last, outcome, times)) if *last == kind && *outcome == success => *times += 1,
+            _ => self.lines.push((kind, success, 1)),
         }
     }
 
     fn observe(self, mean: Duration, metrics: &Metrics) {
-        for (operation, success, times) in self.lines {
-            metrics.applied_operations(operation, success, mean, times);
+        for (kind, success, times) in self.lines {
+            metrics.applied_operations(kind, success, mean, times);
         }
     }
 }

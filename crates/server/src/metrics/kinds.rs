@@ -164,6 +164,14 @@ impl Histogram {
         self.observe_raw(millis.saturating_mul(1_000_000));
     }
 
+    /// Adds all that another histogram of the same bounds has seen.
+    pub fn merge(&self, other: &Self) {
+        for (count, more) in self.counts.iter().zip(&other.counts) {
+            count.fetch_add(more.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        self.sum.fetch_add(other.sum.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
     /// Bounds in printed units with the number of values up to each, then the sum and the count.
     pub fn read(&self) -> (Vec<(f64, u64)>, f64, u64) {
         let mut total = 0;

@@ -16,10 +16,13 @@ pub mod grpc;
 pub mod kinds;
 mod labelled;
 pub mod process;
+mod reads;
 mod text;
 
 use std::time::Duration;
 
+use api::member::ReadTimes;
+use apply::RequestKind;
 use types::{MemberId, Version};
 
 use crate::config::gates::{FeatureGates, Gate};
@@ -27,9 +30,10 @@ use crate::config::startup::RUNTIME_VERSION;
 use grpc::MethodCounts;
 use kinds::{APPLY, Bounds, Counter, Gauge, Histogram};
 use labelled::{OperationHistograms, Print};
+use reads::Reads;
 use text::Kind;
 
-pub use labelled::{Labelled, Operation};
+pub use labelled::Labelled;
 pub use text::{CONTENT_TYPE, Exposition};
 
 macro_rules! families {
@@ -50,8 +54,8 @@ macro_rules! families {
             apply_duration: OperationHistograms,
             /// Latency of requests from entry to result, by operation.
             request_duration: OperationHistograms,
-            /// Latency of ranges, failures first.
-            range_duration: [Histogram; 2],
+            /// Latency of reads.
+            reads: Reads,
         }
 
         impl Default for Metrics {
@@ -63,7 +67,7 @@ macro_rules! families {
                     $($labelled: Default::default(),)*
                     apply_duration: OperationHistograms::new(&APPLY),
                     request_duration: OperationHistograms::new(&kinds::DISK),
-                    range_duration: [Histogram::new(&APPLY), Histogram::new(&APPLY)],
+                    reads: Reads::default(),
                 }
             }
         }
@@ -255,20 +259,13 @@ impl Metrics {
         self.apply_batch_duration.observe(took);
     }
 
-    /// One entry applied.
-    pub fn applied_operation(&self, operation: Operation, success: bool, took: Duration) {
-        let operation = match operation {
-            Operation::AuthStatus => Operation::Unknown,
-            other => other,
-        };
-        self.apply_duration.observe(operation, success, took);
-    }
-
     /// Entries of one kind and outcome that were applied together with others; `mean` is the time of
     /// the whole batch divided by its entries.
-    pub fn applied_operations(&self, operation: Operation, success: bool, mean: Duration, times: u64) {
+    pub fn applied_operations(&self, kind: RequestKind, success: bool, mean: Duration, times: u64) {
+        // One kind has no name of its own in this family.
+        let kind = if kind == RequestKind::AuthStatus { RequestKind::Unknown } else { kind };
         let nanos = u64::try_from(mean.as_nanos()).unwrap_or(u64::MAX);
-        self.apply_duration.observe_many(operation, success, nanos, times);
+        self.apply_duration.observe_many(kind, success, nanos, times);
     }
 
     /// A snapshot file written and synced.
@@ -277,14 +274,14 @@ impl Metrics {
         self.snap_save_duration.observe(took);
     }
 
-    /// A range, a transaction that only reads, or a proposed request, from entry to result.
-    pub fn request(&self, operation: Operation, success: bool, took: Duration) {
-        self.request_duration.observe(operation, success, took);
+    /// A proposed request, from entry to result.
+    pub fn request(&self, kind: RequestKind, success: bool, took: Duration) {
+        self.request_duration.observe(kind, success, took);
     }
 
-    /// A range executed against the store.
-    pub fn range(&self, success: bool, took: Duration) {
-        self.range_duration[usize::from(success)].observe(took);
+    /// A range or a transaction that only reads.
+    pub fn read(&self, times: &ReadTimes) {
+        self.reads.observe(times);
     }
 
     /// Proposals handed to raft, or below zero ended.
@@ -340,25 +337,26 @@ impl Metrics {
             };
             out.value(alias, kind, "Old name of the family without debugging.", &[], value);
         }
-        self.apply_duration.for_each(|operation, success, histogram| {
-            let labels = [("op", operation.apply_name()), ("success", success), ("version", "v3")];
+        self.apply_duration.for_each(|kind, success, histogram| {
+            let name = if kind == RequestKind::Unknown { "unknown" } else { kind.name() };
+            let labels = [("op", name), ("success", success), ("version", "v3")];
             out.histogram("etcd_server_apply_duration_seconds", "Latency of applying.", &labels, histogram);
         });
-        self.request_duration.for_each(|operation, success, histogram| {
-            let labels = [("success", success), ("type", operation.name())];
+        let mut request = |kind, success, histogram: &Histogram| {
+            let labels = [("success", success), ("type", kind)];
             out.histogram(
                 "etcd_server_request_duration_seconds",
                 "Latency of requests from entry to result.",
                 &labels,
                 histogram,
             );
+        };
+        self.request_duration.for_each(|kind, success, histogram| request(kind.name(), success, histogram));
+        self.reads.for_each_request(request);
+        self.reads.for_each_range(|success, histogram| {
+            let labels = [("success", success)];
+            out.histogram("etcd_server_range_duration_seconds", "Latency of ranges.", &labels, histogram);
         });
-        for (success, histogram) in ["false", "true"].into_iter().zip(&self.range_duration) {
-            if !histogram.is_empty() {
-                let labels = [("success", success)];
-                out.histogram("etcd_server_range_duration_seconds", "Latency of ranges.", &labels, histogram);
-            }
-        }
         for method in methods {
             method.print(&mut out);
         }
