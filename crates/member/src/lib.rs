@@ -40,6 +40,15 @@ pub enum Input {
     Tick,
     /// Payloads of normal entries to put into the log.
     Propose(Vec<bytes::Bytes>),
+    /// Payloads to put into the log if this member leads this term, and to forget otherwise: what a
+    /// leader decided of its own accord (a lease is over) must not reach the next leader, which may
+    /// know better.
+    ProposeLeading {
+        /// The term in which it was decided.
+        term: u64,
+        /// The payloads.
+        payloads: Vec<bytes::Bytes>,
+    },
     /// An encoded `raftpb.ConfChange` to put into the log.
     ProposeConfChange(bytes::Bytes),
     /// A message of a peer.
@@ -56,6 +65,15 @@ pub enum Input {
     Campaign,
     /// Hands leadership to another voter.
     TransferLeader(MemberId),
+    /// Messages to a peer do not get through.
+    PeerUnreachable(MemberId),
+    /// A snapshot was delivered to a peer, or was not.
+    SnapshotReport {
+        /// The peer.
+        to: MemberId,
+        /// Whether it has it.
+        delivered: bool,
+    },
 }
 
 /// What has to be done.
@@ -164,6 +182,12 @@ impl Member {
                 self.proposals.tick();
             }
             Input::Propose(payloads) => self.proposals.push(payloads),
+            Input::ProposeLeading { term, payloads } => {
+                if self.consensus.is_leader() && self.consensus.hard_state().term == term {
+                    // Refused during a hand-over: as if it had been lost.
+                    let _ = self.consensus.propose_batch(payloads);
+                }
+            }
             Input::ProposeConfChange(change) => self.proposals.push_conf_change(change),
             Input::Message(message) => {
                 // What a peer sends cannot stop this member: a message that does not fit is dropped.
@@ -185,6 +209,8 @@ impl Member {
             }
             Input::Campaign => self.consensus.campaign(),
             Input::TransferLeader(to) => self.consensus.transfer_leader(to.0),
+            Input::PeerUnreachable(peer) => self.consensus.report_unreachable(peer.0),
+            Input::SnapshotReport { to, delivered } => self.consensus.report_snapshot(to.0, delivered),
         }
         self.settle();
         Ok(())
@@ -235,6 +261,9 @@ impl Member {
             self.effects.push(Effect::Send(ready.messages));
         }
         self.effects.extend(ready.read_states.into_iter().map(Effect::ReadReady));
+        if ready.snapshot.is_some() {
+            self.window.clear();
+        }
         self.window.appended(&ready.entries);
         if !ready.entries.is_empty() || ready.hard_state.is_some() || ready.snapshot.is_some() {
             self.effects.push(Effect::Persist(Persist {
@@ -290,6 +319,11 @@ impl Member {
     /// The configuration of raft.
     pub fn conf_state(&self) -> ConfState {
         self.consensus.conf_state().clone()
+    }
+
+    /// A look inside consensus: what a leader knows of its peers, among others.
+    pub fn status(&self) -> consensus::Status {
+        self.consensus.status()
     }
 
     /// Term of the entry at `index`, if it is in memory.

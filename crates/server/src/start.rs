@@ -122,8 +122,14 @@ pub fn start(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> R
     let lock_wait = Arc::new(|| {
         log::info!("db file is flocked by another process, or taking too long");
     });
-    let parts =
-        bootstrap::bootstrap(disk.clone(), &*clock, &options.bootstrap, options.join_existing, lock_wait)?;
+    let parts = bootstrap::bootstrap(
+        disk.clone(),
+        &*clock,
+        &options.bootstrap,
+        options.join_existing,
+        None,
+        lock_wait,
+    )?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let count = if options.workers == 0 { cores } else { options.workers };
     // One lane stays free of clients for the member's own proposals if there are many cores.
