@@ -476,10 +476,31 @@ impl Consensus {
     pub fn apply_conf_change(&mut self, change: &raftpb::ConfChange) -> Result<ConfState, Error> {
         if let Some(change) = conf_change_to_crate(change) {
             let conf_state = conf_state_from_crate(&self.raw.apply_conf_change(&change)?);
+            let is_removed = !conf_state.contains(self.raw.raft.id);
             self.raw.mut_store().conf_state = conf_state;
+            if is_removed && self.is_leader() {
+                self.abdicate();
+            }
             self.after_input();
         }
         Ok(self.raw.store().conf_state.clone())
+    }
+
+    /// Steps down as a leader that was removed: tells the others what is committed, asks the one
+    /// that is farthest to campaign at once, and leads no more. The crate would go on to lead
+    /// without a place of its own in its tables, and abort at the next answer.
+    fn abdicate(&mut self) {
+        self.raw.ping();
+        let raft = &mut self.raw.raft;
+        let (id, term) = (raft.id, raft.term);
+        let voters = raft.prs().conf().voters();
+        let best = raft.prs().iter().filter(|(id, _)| voters.contains(**id));
+        let heir = best.max_by_key(|(id, peer)| (peer.matched, **id)).map(|(id, _)| *id);
+        if let Some(to) = heir {
+            let msg_type = MessageType::MsgTimeoutNow;
+            raft.msgs.push(eraftpb::Message { msg_type, from: id, to, term, ..Default::default() });
+        }
+        raft.become_follower(term, 0);
     }
 
     /// Forgets the entries up to `index`, at most the applied ones. Followers behind it need a

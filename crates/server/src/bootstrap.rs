@@ -124,6 +124,8 @@ pub struct Parts {
     pub wal: Wal,
     /// Index of the last disk snapshot.
     pub snapshot_index: u64,
+    /// Index up to which everything is applied already.
+    pub applied: u64,
     /// A compaction that has to be finished.
     pub resume_compaction: Option<mvcc::CompactionJob>,
 }
@@ -562,17 +564,26 @@ fn assemble(options: &Options, backend: Backend, log: OpenLog) -> Result<Parts, 
         store.clone(),
         shared.clone(),
     );
+    // What the backend holds was decided when it was applied, refusals included: consensus goes on
+    // from there. The members stored with it are the configuration at that entry.
+    let consistent = backend.consistent_position().index;
+    let (applied, conf_state) = match apply::members::conf_state(&shared.cluster()) {
+        stored if consistent > log.snapshot.position.index && !stored.voters.is_empty() => {
+            (consistent, stored)
+        }
+        _ => (log.snapshot.position.index, log.conf_state),
+    };
     let config = member::Config {
         election_ticks: options.election_ticks as usize,
         pre_vote: options.pre_vote,
-        applied: log.snapshot.position.index,
+        applied,
         log: Some(Arc::new(raft_line)),
         ..member::Config::new(log.member_id.0)
     };
     let state = LogState {
         entries: log.entries,
         hard_state: log.hard_state,
-        conf_state: log.conf_state,
+        conf_state,
         snapshot: log.snapshot.position,
     };
     let step = options.catch_up_entries.clamp(1, 1000);
@@ -588,6 +599,7 @@ fn assemble(options: &Options, backend: Backend, log: OpenLog) -> Result<Parts, 
         member,
         wal: log.wal,
         snapshot_index: log.snapshot.position.index,
+        applied,
         resume_compaction: restored
             .resume_compaction
             .map(|job| job.with_batch(options.compaction_batch_limit)),

@@ -7,6 +7,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -180,6 +181,8 @@ impl<'a> Assembly<'a> {
         if let Some(agreed) = parts.shared.cluster().version() {
             metrics.agree_on_cluster_version(agreed);
         }
+        progress.applied.store(parts.applied, Ordering::Release);
+        progress.applied_term.store(parts.applier.position().term, Ordering::Release);
         let (to_raft, inputs) = driver::input_queue();
         let (to_log, log_work) = crossbeam_channel::unbounded();
         let (to_apply, apply_work) = crossbeam_channel::unbounded();

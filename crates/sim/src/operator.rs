@@ -105,6 +105,9 @@ pub(crate) fn follow(ctx: &mut Context, nodes: &mut [Node]) {
         .iter()
         .filter(|node| node.running.is_some())
         .max_by_key(|node| node.running.as_ref().map_or(0, |running| running.applied));
+    // Who is behind may not know the members of today.
+    let applied = |node: &&Node| node.running.as_ref().map(|running| running.applied);
+    let newest = newest.filter(|node| applied(node) == Some(ctx.oracle.last_applied()));
     let Some(cluster) = newest.and_then(cluster_of) else { return };
     let initial: Vec<String> =
         cluster.members().map(|member| format!("{}={}", name_of(member), member.peer_urls[0])).collect();

@@ -176,12 +176,25 @@ impl World {
 
     /// Hashes of all members at the newest revision that all of them have.
     fn compare(&self, ctx: &mut Context) -> Verdict {
-        let stores = || self.nodes.iter().filter_map(|node| Some((node.slot, &node.running.as_ref()?.store)));
-        let Some(revision) = stores().map(|(_, store)| store.current_revision()).min() else { return Ok(()) };
-        for (slot, store) in stores() {
-            match store.hash_kv(revision) {
+        let running = || self.nodes.iter().filter_map(|node| Some((node.slot, node.running.as_ref()?)));
+        let newest = running().map(|(_, running)| running.store.current_revision()).min();
+        let Some(revision) = newest else { return Ok(()) };
+        for (slot, running) in running() {
+            match running.store.hash_kv(revision) {
                 Ok(hash) => {
-                    ctx.note("hash", &[slot as u64, u64::from(hash.hash)], || format!("n{slot} {hash:?}"));
+                    let jobs = running.compactions.len();
+                    // As upstream has it, the hash of a store without keys depends on how far a
+                    // compaction got.
+                    let everything = KeyRange::From(bytes::Bytes::new());
+                    if jobs > 0 && ctx.oracle.state_at(&everything, revision).is_empty() {
+                        continue;
+                    }
+                    ctx.note("hash", &[slot as u64, u64::from(hash.hash)], || {
+                        format!(
+                            "n{slot} {hash:?}, {jobs} compactions under way, {} keys",
+                            running.store.live_keys()
+                        )
+                    });
                     ctx.oracle.hashed(slot, hash)?;
                 }
                 Err(mvcc::ReadError::Compacted) => {}

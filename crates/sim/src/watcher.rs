@@ -35,7 +35,7 @@ impl Watcher {
         let range = match ctx.random.below(3) {
             0 => KeyRange::From(Bytes::new()),
             1 => KeyRange::Single(crate::client::key(0)),
-            _ => KeyRange::Span(crate::client::key(1), crate::client::key(1 + ctx.profile.keys / 2)),
+            _ => KeyRange::Span(crate::client::key(1), crate::client::key(2 + ctx.profile.keys / 2)),
         };
         Self { number, range, prev_kv: ctx.random.percent(40), next: 0, connection: None }
     }

@@ -90,7 +90,8 @@ impl Node {
                 )
             });
             let of_entry = applied.events.as_deref();
-            let verdict = ctx.oracle.applied(entry, ok, revision, of_entry, replayed, ctx.now);
+            let when = (ctx.now, running.leadership.term);
+            let verdict = ctx.oracle.applied(entry, ok, revision, of_entry, replayed, when);
             ctx.judge(verdict);
             events.extend(applied.events.clone());
             self.follow_up(running, ctx, applied, &mut inputs);
@@ -103,7 +104,7 @@ impl Node {
         }
         inputs.push(Input::Applied(last.index));
         let delay = ctx.draw((1, 100));
-        self.after(ctx, delay, Action::Inputs(inputs));
+        self.tell_raft(running, ctx, delay, inputs);
         self.answer_reads(running, ctx)?;
         self.snapshot_if_due(running, ctx, LogPosition { index: last.index, term: last.term });
         Ok(())
@@ -187,7 +188,7 @@ impl Node {
         running.applied = index;
         running.last_snapshot = index;
         let delay = ctx.draw((1, 100));
-        self.after(ctx, delay, Action::Inputs(vec![Input::Applied(index)]));
+        self.tell_raft(running, ctx, delay, vec![Input::Applied(index)]);
         self.answer_reads(running, ctx)
     }
 

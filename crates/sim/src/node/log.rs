@@ -154,7 +154,7 @@ impl Node {
         }
         if let Some(number) = round.number {
             let delay = ctx.draw((1, 50));
-            self.after(ctx, delay, Action::Inputs(vec![Input::Persisted(number)]));
+            self.tell_raft(running, ctx, delay, vec![Input::Persisted(number)]);
         }
     }
 }

@@ -107,9 +107,11 @@ pub(crate) struct Running {
     primary_of: Leadership,
     pub(crate) applied: u64,
     last_snapshot: u64,
-    compactions: VecDeque<CompactionJob>,
+    pub(crate) compactions: VecDeque<CompactionJob>,
     serving: serve::Serving,
     ticks: u64,
+    /// When the raft loop hears what was sent to it last.
+    heard_at: u64,
 }
 
 /// Why a node stops.
@@ -149,6 +151,14 @@ impl Node {
     /// The node's monotonic time.
     pub(crate) fn clock(&self, ctx: &Context) -> Duration {
         Duration::from_micros(ctx.now + self.clock_ahead)
+    }
+
+    /// Lets the raft loop hear inputs in the order in which they were sent, as a queue between
+    /// threads does.
+    fn tell_raft(&self, running: &mut Running, ctx: &mut Context, delay: u64, inputs: Vec<Input>) {
+        running.heard_at = running.heard_at.max(ctx.now + delay);
+        let wait = running.heard_at - ctx.now;
+        self.after(ctx, wait, Action::Inputs(inputs));
     }
 
     pub(crate) fn after(&self, ctx: &mut Context, delay: u64, action: Action) {
@@ -221,12 +231,12 @@ impl Node {
             ..Default::default()
         };
         let (hub, worker) = Hub::new(parts.store.clone(), watch);
-        let applied = parts.snapshot_index;
+        let (snapshot, applied) = (parts.snapshot_index, parts.applied);
         let (id, revision) = (parts.member_id, parts.store.current_revision());
         ctx.slots.insert(id.0, self.slot);
         ctx.note("start", &[self.slot as u64, applied, revision as u64], || {
             let progress = parts.member.progress();
-            format!("{} as {:x} from snapshot {applied}, {progress:?}, revision {revision}", self.name, id.0)
+            format!("{} as {:x} from snapshot {snapshot}, {progress:?}, revision {revision}", self.name, id.0)
         });
         let mut running = Running {
             id,
@@ -245,10 +255,11 @@ impl Node {
             applying: false,
             primary_of: Leadership::default(),
             applied,
-            last_snapshot: applied,
+            last_snapshot: snapshot,
             compactions: parts.resume_compaction.into_iter().collect(),
             serving: serve::Serving::new(id, self.slot, self.epoch),
             ticks: 0,
+            heard_at: 0,
         };
         let first_tick = ctx.random.below(TICK);
         self.after(ctx, first_tick, Action::Tick);
