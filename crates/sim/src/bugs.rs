@@ -21,8 +21,10 @@ pub enum Bug {
     WatchGapAtCompaction,
     /// Leases are taken for over one and a half seconds too soon.
     LeaseExpiresEarly,
-    /// A lease decision is proposed whoever leads, and may reach the next leader.
-    LateLeaseDecision,
+    /// A received snapshot replaces the keys and not the leases.
+    ForgetLeasesOnInstall,
+    /// Nothing is ever synced.
+    NoSync,
     /// The last record of each write to the log waits for the next write.
     LoseLastLogRecord,
     /// Two neighbouring entries are applied in the wrong order.
@@ -41,7 +43,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::AckBeforeSync,
         Self::ForgetVote,
         Self::ApplyTwiceAfterCrash,
@@ -50,7 +52,8 @@ impl Bug {
         Self::ReadBeforeApply,
         Self::WatchGapAtCompaction,
         Self::LeaseExpiresEarly,
-        Self::LateLeaseDecision,
+        Self::ForgetLeasesOnInstall,
+        Self::NoSync,
         Self::LoseLastLogRecord,
         Self::ReorderApply,
         Self::SnapshotWithoutLogRecord,

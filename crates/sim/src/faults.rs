@@ -5,12 +5,12 @@ use env::sim::{Fault, Survival};
 use member::Input;
 
 use crate::context::{Context, Event};
-use crate::node::{Action, Node};
+use crate::node::{Action, Node, TICK};
 use crate::profile::{MS, SECOND};
 use crate::random::Draw;
 
 /// Number of kinds of faults.
-pub(crate) const KINDS: usize = 14;
+pub(crate) const KINDS: usize = 16;
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +43,10 @@ enum Kind {
     ClockJump,
     /// An election is called without need, or leadership handed over.
     Politics,
+    /// The leader loses power, and the others campaign all at once.
+    ElectionStorm,
+    /// A backend is written anew.
+    Defragment,
 }
 
 const ALL: [Kind; KINDS] = [
@@ -60,6 +64,8 @@ const ALL: [Kind; KINDS] = [
     Kind::Pause,
     Kind::ClockJump,
     Kind::Politics,
+    Kind::ElectionStorm,
+    Kind::Defragment,
 ];
 
 /// The end of a fault.
@@ -139,6 +145,8 @@ pub(crate) fn strike(ctx: &mut Context, nodes: &mut [Node]) {
             ctx.oracle.jumps.push(jump);
         }
         Kind::Politics => politics(ctx, nodes, victim),
+        Kind::ElectionStorm => storm(ctx, nodes),
+        Kind::Defragment => nodes[victim].after(ctx, 0, Action::Defragment),
     }
 }
 
@@ -216,6 +224,20 @@ fn one_way(ctx: &mut Context, nodes: usize, victim: usize) {
         }
     }
     end_later(ctx, Mend::Links);
+}
+
+fn storm(ctx: &mut Context, nodes: &mut [Node]) {
+    let leads = |node: &Node| node.running.as_ref().is_some_and(|running| running.leadership.is_leader);
+    let timeout = TICK * u64::from(ctx.profile.election_ticks);
+    let at = ctx.random.between(timeout, timeout * 3 / 2);
+    for node in nodes {
+        if leads(node) {
+            crash(ctx, node);
+        } else if node.running.is_some() {
+            let delay = at + ctx.random.below(10 * MS);
+            node.after(ctx, delay, Action::Inputs(vec![Input::Campaign]));
+        }
+    }
 }
 
 fn politics(ctx: &mut Context, nodes: &mut [Node], victim: usize) {

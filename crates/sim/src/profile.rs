@@ -44,6 +44,10 @@ pub(crate) struct Profile {
     /// Messages lost and duplicated all the time, per million.
     pub(crate) loss: u64,
     pub(crate) duplication: u64,
+    /// How often, in percent, power goes right after a vote.
+    pub(crate) cuts_after_votes: u64,
+    /// Whether space for the log is prepared ahead.
+    pub(crate) prepares_log: bool,
     pub(crate) latency: (u64, u64),
     pub(crate) sync_latency: (u64, u64),
     pub(crate) apply_latency: (u64, u64),
@@ -86,6 +90,8 @@ impl Profile {
             fault_weights,
             loss: random.pick(&[0, 0, 1000, 20_000]),
             duplication: random.pick(&[0, 1000, 30_000]),
+            cuts_after_votes: random.pick(&[0, 0, 0, 40]),
+            prepares_log: random.percent(60),
             latency: random.pick(&[(100, 400), (200, 3 * MS), (MS, 30 * MS)]),
             sync_latency: random.pick(&[(50, 200), (100, 2 * MS), (MS, 20 * MS)]),
             apply_latency: random.pick(&[(5, 50), (50, MS), (MS, 10 * MS)]),

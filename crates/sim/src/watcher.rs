@@ -57,6 +57,9 @@ impl Watcher {
         }
         let Some(connection) = &self.connection else { return };
         let taken = connection.stream.take();
+        if ctx.random.percent(5) {
+            connection.stream.request_progress();
+        }
         nodes[connection.slot].poke_watch(ctx);
         for response in taken {
             let verdict = self.check(ctx, response);

@@ -174,6 +174,9 @@ impl Node {
         let index = snapshot.position.index;
         let received = Self::snap_dir().join(wal::snap::db_file_name(index));
         let installed = running.applier.install(&received, snapshot)?;
+        if ctx.has(Bug::ForgetLeasesOnInstall) {
+            running.shared.lessor.lock().restore([], []);
+        }
         ctx.stats.snapshots += 1;
         ctx.note("install", &[self.slot as u64, index], || format!("{} snapshot {index}", self.name));
         wal::snap::remove_db_files_below(&self.disk, &Self::snap_dir(), index)?;
@@ -276,10 +279,7 @@ impl Node {
         if payloads.is_empty() {
             return Ok(());
         }
-        let input = match ctx.has(Bug::LateLeaseDecision) {
-            true => Input::Propose(payloads),
-            false => Input::ProposeLeading { term: running.primary_of.term, payloads },
-        };
+        let input = Input::ProposeLeading { term: running.primary_of.term, payloads };
         self.input(running, ctx, input)
     }
 }

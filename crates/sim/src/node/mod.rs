@@ -59,6 +59,12 @@ pub(crate) enum Action {
     Leases,
     /// Old files are removed.
     Purge,
+    /// Space for the log is prepared.
+    Prepare,
+    /// The backend is written anew.
+    Defragment,
+    /// Power goes, and comes back after so long.
+    PowerCut(u64),
     /// The member was removed and stops.
     Retire,
 }
@@ -99,6 +105,7 @@ pub(crate) struct Running {
     pub(crate) leadership: Leadership,
     worker: HubWorker,
     watch_queued: bool,
+    preparer: wal::Preparer,
     wal: Wal,
     log: log::Log,
     work: VecDeque<apply::Work>,
@@ -192,7 +199,7 @@ impl Node {
             backend_batch_limit: 10_000,
             compaction_batch_limit: profile.compaction_batch,
             checkpoint_interval: profile.checkpoints.then_some(Duration::from_secs(1)),
-            no_sync: false,
+            no_sync: ctx.bug == Some(Bug::NoSync),
             wal_segment_bytes: profile.segment_bytes,
             several_members: true,
             seed: ctx.random.next_u64(),
@@ -249,6 +256,7 @@ impl Node {
             leadership: Leadership::default(),
             worker,
             watch_queued: false,
+            preparer: parts.wal.preparer(),
             wal: parts.wal,
             log: log::Log::default(),
             work: VecDeque::new(),
@@ -267,6 +275,9 @@ impl Node {
         self.after(ctx, first_commit, Action::Commit);
         self.after(ctx, 500 * MS, Action::Leases);
         self.after(ctx, 3 * SECOND, Action::Purge);
+        if ctx.profile.prepares_log {
+            self.after(ctx, MS, Action::Prepare);
+        }
         if !running.compactions.is_empty() {
             self.after(ctx, ctx.profile.compaction_pause, Action::Compact);
         }
@@ -307,6 +318,14 @@ impl Node {
 
     /// Does what happens on the node.
     pub(crate) fn act(&mut self, ctx: &mut Context, action: Action) {
+        if let Action::PowerCut(rest) = action {
+            if self.running.is_some() && ctx.in_trouble() {
+                let survival = Survival::Random(ctx.random.next_u64());
+                self.crash(ctx, survival);
+                ctx.after(rest, Event::Start(self.slot));
+            }
+            return;
+        }
         self.with(ctx, |node, running, ctx| node.try_act(running, ctx, action));
     }
 
@@ -386,6 +405,18 @@ impl Node {
                 wal::purge(&self.disk, &Self::snap_dir(), ".snap", 2)?;
                 Ok(())
             }
+            Action::Prepare => {
+                let pause = ctx.random.between(10 * MS, 400 * MS);
+                self.after(ctx, pause, Action::Prepare);
+                running.preparer.step()?;
+                Ok(())
+            }
+            Action::Defragment => {
+                running.backend.defragment()?;
+                Ok(())
+            }
+            // The caller takes the power away.
+            Action::PowerCut(_) => Ok(()),
             Action::Retire => {
                 // The caller sees it: a node that is gone runs no more.
                 self.gone = true;
@@ -490,6 +521,10 @@ impl Node {
         if let Some(candidate) = vote {
             let verdict = ctx.oracle.votes(id, term, candidate);
             ctx.judge(verdict);
+            if ctx.in_trouble() && ctx.random.percent(ctx.profile.cuts_after_votes) {
+                let (delay, rest) = (ctx.random.between(1, 5 * MS), ctx.random.between(MS, 50 * MS));
+                self.after(ctx, delay, Action::PowerCut(rest));
+            }
         }
         if kind == Kind::MsgSnap {
             // The content is taken where it is applied.
