@@ -331,3 +331,55 @@ impl Member {
         self.consensus.term(index).map(|term| LogPosition { index, term })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A sole voter that leads, everything so far on disk and applied.
+    fn leader() -> Member {
+        let log = LogState {
+            hard_state: HardState { term: 1, vote: 1, commit: 0 },
+            conf_state: ConfState::new(vec![1], Vec::new()),
+            ..LogState::default()
+        };
+        let mut member = Member::new(Config::new(1), log, 7, LogWindow::new(100, 10, 1 << 20)).unwrap();
+        member.handle(Input::Tick).unwrap();
+        settle(&mut member);
+        assert!(member.leadership().is_leader);
+        member
+    }
+
+    /// Does what the member asks for; returns the payloads it applied.
+    fn settle(member: &mut Member) -> Vec<bytes::Bytes> {
+        let mut payloads = Vec::new();
+        loop {
+            let effects = member.effects();
+            if effects.is_empty() {
+                return payloads;
+            }
+            for effect in effects {
+                match effect {
+                    Effect::Persist(persist) => member.handle(Input::Persisted(persist.number)).unwrap(),
+                    Effect::Apply(entries) => {
+                        let last = entries.last().unwrap().index;
+                        payloads.extend(entries.into_iter().map(|entry| entry.data));
+                        member.handle(Input::Applied(last)).unwrap();
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_decision_of_an_older_term_is_forgotten() {
+        let mut member = leader();
+        let term = member.leadership().term;
+        let decide = |term| Input::ProposeLeading { term, payloads: vec!["revoke".into()] };
+        member.handle(decide(term - 1)).unwrap();
+        assert!(settle(&mut member).is_empty());
+        member.handle(decide(term)).unwrap();
+        assert_eq!(settle(&mut member), ["revoke"]);
+    }
+}

@@ -111,6 +111,11 @@ pub(crate) fn follow(ctx: &mut Context, nodes: &mut [Node]) {
     let Some(cluster) = newest.and_then(cluster_of) else { return };
     let initial: Vec<String> =
         cluster.members().map(|member| format!("{}={}", name_of(member), member.peer_urls[0])).collect();
+    // Members that a majority knows to be removed. Before, one of them may still be needed.
+    let views: Vec<_> =
+        cluster.voters().filter_map(|voter| cluster_of(&nodes[*ctx.slots.get(&voter.id.0)?])).collect();
+    let majority = cluster.voters().count() / 2 + 1;
+    let known_removed = |id: MemberId| views.iter().filter(|view| view.is_removed(id)).count() >= majority;
     for node in nodes {
         let member = cluster.members().find(|member| member.peer_urls == [node.url.clone()]);
         match member {
@@ -123,7 +128,7 @@ pub(crate) fn follow(ctx: &mut Context, nodes: &mut [Node]) {
             Some(_) => {}
             None if node.never_started() => {}
             None => {
-                let removed = node.running.as_ref().is_none_or(|running| cluster.is_removed(running.id));
+                let removed = node.member_id.is_none_or(known_removed);
                 if removed && !node.gone {
                     node.retire(ctx);
                 }

@@ -130,7 +130,7 @@ impl Oracle {
         Err(format!("{id:x} voted twice in term {term}: for {given:x} and {candidate:x}"))
     }
 
-    /// A member writes an entry to its log, behind one of `previous` term.
+    /// A member has an entry in its log for good, behind one of `previous` term.
     pub(crate) fn logged(&mut self, entry: &Entry, previous: u64) -> Verdict {
         let fingerprint = (mix(digest(&entry.data), entry.kind as u64), previous);
         let known = *self.log.entry((entry.index, entry.term)).or_insert(fingerprint);

@@ -240,3 +240,31 @@ fn remove_if(disk: &dyn Disk, dir: &Path, chosen: impl Fn(&str) -> bool) -> Resu
     }
     Ok(removed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use env::sim::{Fault, SimDisk, Survival};
+
+    fn received(disk: &SimDisk) -> Option<Vec<u8>> {
+        let file = disk.open(Path::new("00000000000000ff.snap.db"), OpenMode::Read).ok()?;
+        let mut content = vec![0; file.len().unwrap() as usize];
+        file.read_at(&mut content, 0).unwrap();
+        Some(content)
+    }
+
+    #[test]
+    fn a_received_database_is_there_whole_or_not_at_all() {
+        let content: Vec<u8> = (0..200_000u32).map(|number| number as u8).collect();
+        let clean = SimDisk::new();
+        let (path, len) = save_db(&clean, Path::new("."), 255, &mut content.as_slice()).unwrap();
+        assert_eq!((path.as_path(), len), (Path::new("./00000000000000ff.snap.db"), 200_000));
+        for at in 1..=clean.operations() {
+            let disk = SimDisk::new();
+            disk.fail_after(at, Fault::PowerLoss);
+            save_db(&disk, Path::new("."), 255, &mut content.as_slice()).unwrap_err();
+            let after = received(&disk.crash(Survival::Random(at)));
+            assert!(after.is_none_or(|after| after == content), "power loss at operation {at}");
+        }
+    }
+}

@@ -14,7 +14,8 @@ use crate::node::apply;
 /// Work for the log.
 #[derive(Debug)]
 pub(super) enum Work {
-    Persist(Persist),
+    /// With the entries and the term before each, as far as known.
+    Persist(Persist, Vec<(Entry, u64)>),
     /// A disk snapshot of this member.
     Snapshot(Snapshot),
 }
@@ -28,11 +29,13 @@ pub(super) struct Log {
     held: Option<Entry>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Round {
     number: Option<u64>,
     received: Option<Snapshot>,
     release: Option<u64>,
+    /// What is in the log for good when the sync returns.
+    logged: Vec<(Entry, u64)>,
 }
 
 impl Node {
@@ -42,20 +45,18 @@ impl Node {
         ctx: &mut Context,
         persist: Persist,
     ) -> Result<(), Stop> {
+        let mut logged = Vec::new();
         if let Some(first) = persist.entries.first() {
             let mut previous = match &persist.snapshot {
                 Some(snapshot) if snapshot.position.index + 1 == first.index => Some(snapshot.position.term),
                 _ => running.member.position_of(first.index - 1).map(|position| position.term),
             };
             for entry in &persist.entries {
-                if let Some(previous) = previous {
-                    let verdict = ctx.oracle.logged(entry, previous);
-                    ctx.judge(verdict);
-                }
+                logged.extend(previous.map(|previous| (entry.clone(), previous)));
                 previous = Some(entry.term);
             }
         }
-        running.log.queue.push_back(Work::Persist(persist));
+        running.log.queue.push_back(Work::Persist(persist, logged));
         self.log_next(running, ctx)
     }
 
@@ -66,10 +67,10 @@ impl Node {
             let round = match work {
                 Work::Snapshot(snapshot) => {
                     self.save_snapshot(running, &snapshot)?;
-                    Round { number: None, received: None, release: Some(snapshot.position.index) }
+                    Round { release: Some(snapshot.position.index), ..Round::default() }
                 }
-                Work::Persist(first) => {
-                    let (round, needs_sync) = self.write(running, ctx, first)?;
+                Work::Persist(first, logged) => {
+                    let (round, needs_sync) = self.write(running, ctx, first, logged)?;
                     if !needs_sync {
                         self.report(running, ctx, round);
                         continue;
@@ -93,13 +94,15 @@ impl Node {
         running: &mut Running,
         ctx: &mut Context,
         first: Persist,
+        mut logged: Vec<(Entry, u64)>,
     ) -> Result<(Round, bool), Stop> {
         let mut persist = first;
-        while let Some(Work::Persist(more)) = running.log.queue.front() {
+        while let Some(Work::Persist(more, _)) = running.log.queue.front() {
             if more.snapshot.is_some() {
                 break;
             }
-            let Some(Work::Persist(more)) = running.log.queue.pop_front() else { break };
+            let Some(Work::Persist(more, more_logged)) = running.log.queue.pop_front() else { break };
+            logged.extend(more_logged);
             persist.number = more.number;
             persist.entries.extend(more.entries);
             persist.hard_state = more.hard_state.or(persist.hard_state);
@@ -121,10 +124,10 @@ impl Node {
         });
         let release = received.as_ref().map(|snapshot| snapshot.position.index);
         let needs_sync = appended.needs_sync || received.is_some();
-        let round = Round { number: Some(persist.number), received, release };
+        let round = Round { number: Some(persist.number), received, release, logged };
         if ctx.has(Bug::AckBeforeSync) && needs_sync && round.received.is_none() {
             self.report(running, ctx, round);
-            return Ok((Round { number: None, received: None, release: None }, true));
+            return Ok((Round::default(), true));
         }
         Ok((round, needs_sync))
     }
@@ -139,6 +142,10 @@ impl Node {
     pub(super) fn log_done(&mut self, running: &mut Running, ctx: &mut Context) -> Result<(), Stop> {
         let Some(round) = running.log.round.take() else { return Ok(()) };
         running.wal.sync()?;
+        for (entry, previous) in &round.logged {
+            let verdict = ctx.oracle.logged(entry, *previous);
+            ctx.judge(verdict);
+        }
         if let Some(index) = round.release {
             running.wal.release_to(index);
         }

@@ -65,8 +65,10 @@ pub(crate) enum Action {
     Defragment,
     /// Power goes, and comes back after so long.
     PowerCut(u64),
-    /// The member was removed and stops.
-    Retire,
+    /// The member was removed and stops; one that led in a term waits for a leader of a later one.
+    Retire {
+        after_term: Option<u64>,
+    },
 }
 
 /// A place where a member runs. See the module documentation.
@@ -87,6 +89,8 @@ pub(crate) struct Node {
     /// A fault of the disk was planned: the member may stop because of it.
     pub(crate) disk_fault: bool,
     pub(crate) running: Option<Box<Running>>,
+    /// Who runs here, once started.
+    pub(crate) member_id: Option<MemberId>,
     /// Removed from the cluster.
     pub(crate) gone: bool,
     /// What a planted bug wants to know.
@@ -150,6 +154,7 @@ impl Node {
             slow_disk: (0, 0),
             disk_fault: false,
             running: None,
+            member_id: None,
             gone: false,
             applied_before: 0,
         }
@@ -241,6 +246,7 @@ impl Node {
         let (snapshot, applied) = (parts.snapshot_index, parts.applied);
         let (id, revision) = (parts.member_id, parts.store.current_revision());
         ctx.slots.insert(id.0, self.slot);
+        self.member_id = Some(id);
         ctx.note("start", &[self.slot as u64, applied, revision as u64], || {
             let progress = parts.member.progress();
             format!("{} as {:x} from snapshot {snapshot}, {progress:?}, revision {revision}", self.name, id.0)
@@ -417,9 +423,14 @@ impl Node {
             }
             // The caller takes the power away.
             Action::PowerCut(_) => Ok(()),
-            Action::Retire => {
-                // The caller sees it: a node that is gone runs no more.
-                self.gone = true;
+            Action::Retire { after_term } => {
+                // A leader is needed until the others have another one. The caller sees to the rest.
+                let now = running.leadership;
+                if after_term.is_none_or(|term| now.term > term && now.leader.0 != 0) {
+                    self.gone = true;
+                } else {
+                    self.after(ctx, 300 * MS, Action::Retire { after_term });
+                }
                 Ok(())
             }
         }
