@@ -88,18 +88,18 @@ impl Client {
         }
     }
 
-    /// Asks for the next thing.
-    pub(crate) fn act(&mut self, ctx: &mut Context, nodes: usize) {
-        if self.pending.is_some() || ctx.now >= ctx.profile.clients_until {
+    /// Asks one of the members for the next thing.
+    pub(crate) fn act(&mut self, ctx: &mut Context, endpoints: &[usize]) {
+        if self.pending.is_some() || ctx.now >= ctx.profile.clients_until || endpoints.is_empty() {
             return;
         }
         self.ops += 1;
         if ctx.random.percent(3) {
-            self.node = ctx.random.below(nodes as u64) as usize;
+            self.node = ctx.random.below(endpoints.len() as u64) as usize;
         }
         let what = if self.leases { self.draw_lease_op(ctx) } else { self.draw_op(ctx) };
         let body = body(&what);
-        let (op, slot) = (self.ops, self.node % nodes);
+        let (op, slot) = (self.ops, endpoints[self.node % endpoints.len()]);
         ctx.note("ask", &[self.number as u64, op, slot as u64], || {
             format!("c{} #{op} n{slot} {body:?}", self.number)
         });
@@ -183,6 +183,8 @@ impl Client {
         if let Answer::Refused(reason) = &answer {
             let verdict = self.check_refusal(ctx, &pending, reason);
             self.judge(ctx, op, verdict);
+            let pause = ctx.random.between(MS, 100 * MS);
+            return ctx.after(pause, Event::Client(self.number));
         } else {
             self.answers_in_calm += u64::from(!ctx.in_trouble());
             let verdict = self.check(ctx, &pending, answer);
@@ -290,7 +292,7 @@ impl Client {
             (Op::Range { range, revision, serializable }, Answer::Range(response)) => {
                 let header = response.header.as_ref().map_or(0, |header| header.revision);
                 if !serializable {
-                    current(pending, response.header.clone())?;
+                    current(pending, response.header)?;
                 }
                 let at = if *revision > 0 { *revision } else { header };
                 same_state(ctx, range, at, &response.kvs)?;
@@ -394,11 +396,11 @@ fn body(what: &Op) -> Body {
     match what {
         Op::Put { key, value, lease } => {
             let put = pb::PutRequest { lease: *lease, ..put(key, value) };
-            write(pb::InternalRaftRequest { put: Some(put.into()), ..none() })
+            write(pb::InternalRaftRequest { put: Some(put), ..none() })
         }
         Op::Delete { range } => {
             let (key, range_end) = body_of_range(range);
-            let delete_range = Some(pb::DeleteRangeRequest { key, range_end, prev_kv: false }.into());
+            let delete_range = Some(pb::DeleteRangeRequest { key, range_end, prev_kv: false });
             write(pb::InternalRaftRequest { delete_range, ..none() })
         }
         Op::Swap { key, value, expected } => {
@@ -415,7 +417,7 @@ fn body(what: &Op) -> Body {
                 success: vec![op(Inner::RequestPut(put(key, value)))],
                 failure: vec![op(Inner::RequestRange(range))],
             };
-            write(pb::InternalRaftRequest { txn: Some(txn.into()), ..none() })
+            write(pb::InternalRaftRequest { txn: Some(txn), ..none() })
         }
         Op::Several { puts, gone } => {
             let mut success: Vec<_> =
@@ -423,7 +425,7 @@ fn body(what: &Op) -> Body {
             let delete = pb::DeleteRangeRequest { key: gone.clone(), ..Default::default() };
             success.push(op(Inner::RequestDeleteRange(delete)));
             let txn = pb::TxnRequest { success, ..Default::default() };
-            write(pb::InternalRaftRequest { txn: Some(txn.into()), ..none() })
+            write(pb::InternalRaftRequest { txn: Some(txn), ..none() })
         }
         Op::Range { range, revision, serializable } => {
             let (key, range_end) = body_of_range(range);

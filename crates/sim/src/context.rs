@@ -12,6 +12,7 @@ use crate::node::{Action, Answer, Request};
 use crate::oracle::{Oracle, Verdict};
 use crate::profile::{MS, Profile, SECOND};
 use crate::random::Draw;
+use crate::run::Options;
 use crate::trace::{Trace, digest};
 
 /// Something that happens at a time.
@@ -143,9 +144,12 @@ pub(crate) struct Network {
 }
 
 impl Context {
-    pub(crate) fn new(seed: u64, trace: Trace, bug: Option<Bug>) -> Self {
+    pub(crate) fn new(seed: u64, trace: Trace, options: Options) -> Self {
         let mut random = SeededRandom::new(seed);
-        let profile = Profile::draw(&mut random);
+        let mut profile = Profile::draw(&mut random);
+        if options.reconfigure {
+            profile.reconfigure_every = random.between(200, 600) * MS;
+        }
         Self {
             now: 0,
             queue: BinaryHeap::new(),
@@ -153,7 +157,7 @@ impl Context {
             random,
             trace,
             profile,
-            bug,
+            bug: options.bug,
             oracle: Oracle::new(),
             failure: None,
             stats: Stats::default(),

@@ -33,6 +33,9 @@ struct Arguments {
     /// Plant a bug, to see that it is found.
     #[arg(long)]
     bug: Option<String>,
+    /// Change the membership all the time.
+    #[arg(long)]
+    reconfigure: bool,
     /// Go on after a finding.
     #[arg(long)]
     keep_going: bool,
@@ -49,7 +52,12 @@ fn main() -> anyhow::Result<ExitCode> {
         })?),
     };
     if let Some(seed) = arguments.seed {
-        let options = Options { trace: arguments.trace, trace_from_ms: arguments.trace_from, bug };
+        let options = Options {
+            trace: arguments.trace,
+            trace_from_ms: arguments.trace_from,
+            bug,
+            reconfigure: arguments.reconfigure,
+        };
         let outcome = sim::run(seed, options);
         println!(
             "seed {seed}: trace {:016x}, {:.1} virtual seconds, {:?}",
@@ -57,7 +65,7 @@ fn main() -> anyhow::Result<ExitCode> {
             outcome.virtual_micros as f64 / 1e6,
             outcome.stats
         );
-        return Ok(report(&outcome, bug));
+        return Ok(report(&outcome, options));
     }
     let (from, to) = range(&arguments)?;
     let until = arguments.minutes.map(|minutes| Instant::now() + Duration::from_secs_f64(minutes * 60.0));
@@ -92,11 +100,12 @@ fn run_many(from: u64, to: u64, until: Option<Instant>, bug: Option<Bug>, argume
                     if seed >= to {
                         return;
                     }
-                    let outcome = sim::run(seed, Options { bug, ..Options::default() });
+                    let options = Options { bug, reconfigure: arguments.reconfigure, ..Options::default() };
+                    let outcome = sim::run(seed, options);
                     let mut totals = totals.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     totals.add(&outcome);
                     if outcome.finding.is_some() {
-                        report(&outcome, bug);
+                        report(&outcome, options);
                         stop.fetch_or(!arguments.keep_going, Ordering::Relaxed);
                     }
                 }
@@ -126,10 +135,11 @@ impl Totals {
     }
 }
 
-fn report(outcome: &Outcome, bug: Option<Bug>) -> ExitCode {
+fn report(outcome: &Outcome, options: Options) -> ExitCode {
     let Some(finding) = &outcome.finding else { return ExitCode::SUCCESS };
-    let planted = bug.map(|bug| format!(" --bug {}", bug.name())).unwrap_or_default();
+    let planted = options.bug.map(|bug| format!(" --bug {}", bug.name())).unwrap_or_default();
+    let reconfigure = if options.reconfigure { " --reconfigure" } else { "" };
     println!("seed {}: {finding}", outcome.seed);
-    println!("  replay: cargo run -p sim -- --seed {}{planted} --trace", outcome.seed);
+    println!("  replay: cargo run -p sim -- --seed {}{planted}{reconfigure} --trace", outcome.seed);
     ExitCode::FAILURE
 }

@@ -18,7 +18,7 @@ use crate::random::Draw;
 pub(crate) const OPERATOR: usize = usize::MAX;
 
 /// Most places for members over a run.
-const MAX_SLOTS: usize = 12;
+const MAX_SLOTS: usize = 24;
 /// Most voters.
 const MAX_VOTERS: usize = 5;
 
@@ -94,7 +94,7 @@ fn choose(
             (leaves_some && cluster.may_remove(id, link).is_ok()).then_some((asked, ConfChange::Remove(id)))
         }
         // What nobody sensible asks for: the state machine refuses it.
-        _ if draws[1] % 2 == 0 => Some((asked, ConfChange::Promote(pick(&voters)?))),
+        _ if draws[1].is_multiple_of(2) => Some((asked, ConfChange::Promote(pick(&voters)?))),
         _ => Some((asked, ConfChange::Add(cluster.member(pick(&all)?)?.clone()))),
     }
 }

@@ -26,6 +26,8 @@ pub struct Options {
     pub trace_from_ms: u64,
     /// A bug to plant.
     pub bug: Option<Bug>,
+    /// Change the membership all the time.
+    pub reconfigure: bool,
 }
 
 /// What came of a run.
@@ -46,7 +48,7 @@ pub struct Outcome {
 /// Runs a seed to its end or to the first finding.
 pub fn run(seed: u64, options: Options) -> Outcome {
     let trace = Trace::new(options.trace, options.trace_from_ms * 1000);
-    let mut ctx = Context::new(seed, trace, options.bug);
+    let mut ctx = Context::new(seed, trace, options);
     let panicked = catch_unwind(AssertUnwindSafe(|| World::new(&mut ctx).run(&mut ctx))).err();
     if let Some(panic) = panicked {
         let text = panic
@@ -155,9 +157,15 @@ impl World {
                 ctx.stats.reconfigurations += u64::from(matches!(answer, Answer::Done(_)));
             }
             Event::Answer { client, op, answer } => self.clients[client].hear(ctx, op, answer),
-            Event::Client(number) => self.clients[number].act(ctx, self.nodes.len()),
+            Event::Client(number) => {
+                let endpoints = self.endpoints();
+                self.clients[number].act(ctx, &endpoints);
+            }
             Event::Timeout { client, op } => self.clients[client].time_out(ctx, op),
-            Event::Watcher(number) => self.watchers[number].act(ctx, &mut self.nodes),
+            Event::Watcher(number) => {
+                let endpoints = self.endpoints();
+                self.watchers[number].act(ctx, &mut self.nodes, &endpoints);
+            }
             Event::Operator => operator::act(ctx, &mut self.nodes),
             Event::Start(slot) => self.nodes[slot].start(ctx),
             Event::Fault => faults::strike(ctx, &mut self.nodes),
@@ -172,6 +180,12 @@ impl World {
                 faults::calm(ctx, &mut self.nodes);
             }
         }
+    }
+
+    /// Where members run or ran that are not removed, as far as clients know.
+    fn endpoints(&self) -> Vec<usize> {
+        let known = |node: &&Node| !node.gone && !node.never_started();
+        self.nodes.iter().filter(known).map(|node| node.slot).collect()
     }
 
     /// Hashes of all members at the newest revision that all of them have.

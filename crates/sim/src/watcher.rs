@@ -41,7 +41,7 @@ impl Watcher {
     }
 
     /// Looks at the stream, reconnects if needed.
-    pub(crate) fn act(&mut self, ctx: &mut Context, nodes: &mut [Node]) {
+    pub(crate) fn act(&mut self, ctx: &mut Context, nodes: &mut [Node], endpoints: &[usize]) {
         let pause = ctx.random.pick(&[5 * MS, 50 * MS, 50 * MS, 800 * MS]);
         let delay = ctx.random.between(MS, pause);
         ctx.after(delay, Event::Watcher(self.number));
@@ -52,7 +52,7 @@ impl Watcher {
         let leaves = ctx.in_trouble() && ctx.random.percent(3);
         if leaves || !self.connection.as_ref().is_some_and(alive) {
             self.connection = None;
-            let slot = ctx.random.below(nodes.len() as u64) as usize;
+            let slot = endpoints[ctx.random.below(endpoints.len() as u64) as usize];
             return self.connect(ctx, &mut nodes[slot]);
         }
         let Some(connection) = &self.connection else { return };
