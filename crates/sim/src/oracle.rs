@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use mvcc::{EventKind, RevisionEvents};
 use prost::Message;
-use proto::{etcdserverpb as pb, mvccpb};
+use proto::{etcdserverpb as pb, mvccpb, raftpb};
 use types::{Entry, EntryKind, KeyRange};
 
 use crate::trace::{digest, mix};
@@ -70,6 +70,8 @@ pub(crate) struct Oracle {
     leases: BTreeMap<i64, Lease>,
     /// Request ids of revocations that a lessor asked for.
     pub(crate) expiries: BTreeSet<u64>,
+    /// Index of the removal of each member that was removed.
+    pub(crate) removals: BTreeMap<u64, u64>,
     /// When clocks jumped forward, and how far.
     pub(crate) jumps: Vec<(u64, u64)>,
 }
@@ -189,6 +191,13 @@ impl Oracle {
         }
         if revision != self.current {
             return Err(format!("index {}: revision {revision}, expected {}", entry.index, self.current));
+        }
+        if entry.kind == EntryKind::ConfChange && ok {
+            let change = raftpb::ConfChange::decode(entry.data.clone())
+                .map_err(|error| format!("index {}: {error}", entry.index))?;
+            if change.r#type() == raftpb::ConfChangeType::ConfChangeRemoveNode {
+                self.removals.insert(change.node_id(), entry.index);
+            }
         }
         if entry.kind == EntryKind::Normal && !entry.data.is_empty() {
             self.follow_request(entry, ok, now)?;

@@ -136,9 +136,6 @@ impl World {
                 let node = &mut self.nodes[slot];
                 if node.epoch == epoch {
                     node.act(ctx, action);
-                    if node.gone && node.running.is_some() {
-                        node.retire(ctx);
-                    }
                 }
             }
             Event::Deliver { from, to, packet } => self.nodes[to].receive(ctx, from, packet),

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use sim::{Options, Outcome, run};
 
 /// Runs seeds on all cores; gives the outcomes in the order of the seeds.
-fn run_all(seeds: std::ops::Range<u64>) -> Vec<Outcome> {
+fn run_all(seeds: std::ops::Range<u64>, options: Options) -> Vec<Outcome> {
     server::log::set_level(server::log::Level::Fatal);
     let (next, outcomes) = (AtomicU64::new(seeds.start), Mutex::new(Vec::new()));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -18,7 +18,7 @@ fn run_all(seeds: std::ops::Range<u64>) -> Vec<Outcome> {
                     if seed >= seeds.end {
                         return;
                     }
-                    let outcome = run(seed, Options::default());
+                    let outcome = run(seed, options);
                     outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
                 }
             });
@@ -29,30 +29,34 @@ fn run_all(seeds: std::ops::Range<u64>) -> Vec<Outcome> {
     outcomes
 }
 
+/// What the outcomes found, with the commands that show it again.
+fn findings(outcomes: &[Outcome], flags: &str) -> String {
+    let found = outcomes.iter().filter_map(|outcome| Some((outcome.seed, outcome.finding.as_ref()?)));
+    found
+        .map(|(seed, finding)| {
+            format!("seed {seed}: {finding}\n  replay: cargo run -p sim -- --seed {seed}{flags} --trace\n")
+        })
+        .collect()
+}
+
+fn total(outcomes: &[Outcome]) -> sim::Stats {
+    let mut total = sim::Stats::default();
+    outcomes.iter().for_each(|outcome| total.add(&outcome.stats));
+    total
+}
+
 #[test]
 fn five_hundred_seeds_find_nothing() {
-    let outcomes = run_all(0..500);
-    let mut total = sim::Stats::default();
-    for outcome in &outcomes {
-        total.add(&outcome.stats);
-    }
-    let findings: Vec<String> = outcomes
-        .iter()
-        .filter_map(|outcome| {
-            let finding = outcome.finding.as_ref()?;
-            Some(format!(
-                "seed {seed}: {finding}\n  replay: cargo run -p sim -- --seed {seed} --trace",
-                seed = outcome.seed
-            ))
-        })
-        .collect();
-    assert!(findings.is_empty(), "{}", findings.join("\n"));
+    let outcomes = run_all(0..500, Options::default());
+    let found = findings(&outcomes, "");
+    assert!(found.is_empty(), "{found}");
     // The seeds must meet what they are there for.
+    let total = total(&outcomes);
     let met = [
         ("answers", total.answers, 200_000),
         ("crashes", total.crashes, 1000),
         ("snapshots installed", total.snapshots, 200),
-        ("membership changes", total.reconfigurations, 150),
+        ("membership changes", total.reconfigurations, 100),
         ("elections", total.elections, 800),
         ("watched events", total.watched, 100_000),
         ("expired leases", total.expiries, 500),
@@ -64,9 +68,19 @@ fn five_hundred_seeds_find_nothing() {
 }
 
 #[test]
+fn a_thousand_membership_changes_under_load() {
+    let outcomes = run_all(0..160, Options { reconfigure: true, ..Options::default() });
+    let found = findings(&outcomes, " --reconfigure");
+    assert!(found.is_empty(), "{found}");
+    let changes = total(&outcomes).reconfigurations;
+    assert!(changes >= 1000, "{changes} membership changes were carried out");
+}
+
+#[test]
 fn the_same_seed_gives_the_same_trace() {
     let seeds = 7000..7012;
-    let (first, second) = (run_all(seeds.clone()), run_all(seeds));
+    let first = run_all(seeds.clone(), Options::default());
+    let second = run_all(seeds, Options::default());
     for (one, other) in first.iter().zip(&second) {
         assert_eq!(one.trace, other.trace, "seed {}", one.seed);
         assert_eq!(one.stats.events, other.stats.events, "seed {}", one.seed);

@@ -146,12 +146,6 @@ impl Node {
                 ctx.note("conf", &[self.slot as u64, change.node_id()], || {
                     format!("{} {change:?}", self.name)
                 });
-                let removed = change.r#type() == raftpb::ConfChangeType::ConfChangeRemoveNode;
-                if removed && change.node_id() == running.id.0 {
-                    let leads = running.leadership.is_leader;
-                    let after_term = leads.then_some(running.leadership.term);
-                    self.after(ctx, 300 * MS, Action::Retire { after_term });
-                }
                 if refused || running.primary_of.is_leader || !ctx.has(Bug::ForgetConfChange) {
                     inputs.push(Input::ConfChangeApplied(change));
                 }

@@ -65,10 +65,6 @@ pub(crate) enum Action {
     Defragment,
     /// Power goes, and comes back after so long.
     PowerCut(u64),
-    /// The member was removed and stops; one that led in a term waits for a leader of a later one.
-    Retire {
-        after_term: Option<u64>,
-    },
 }
 
 /// A place where a member runs. See the module documentation.
@@ -423,16 +419,6 @@ impl Node {
             }
             // The caller takes the power away.
             Action::PowerCut(_) => Ok(()),
-            Action::Retire { after_term } => {
-                // A leader is needed until the others have another one. The caller sees to the rest.
-                let now = running.leadership;
-                if after_term.is_none_or(|term| now.term > term && now.leader.0 != 0) {
-                    self.gone = true;
-                } else {
-                    self.after(ctx, 300 * MS, Action::Retire { after_term });
-                }
-                Ok(())
-            }
         }
     }
 
