@@ -23,6 +23,7 @@ mod outcome;
 pub mod quota;
 pub mod range;
 mod requests;
+pub mod restore;
 mod shared;
 mod txn;
 

@@ -301,3 +301,65 @@ fn after_a_crash_entries_are_applied_exactly_once() {
     let found = restarted.store.range(&RangeQuery::key("counter")).unwrap().kvs.decode().unwrap();
     assert_eq!((found[0].version, restarted.store.current_revision()), (20, 21));
 }
+
+#[test]
+fn a_received_database_takes_the_place_of_everything() {
+    use std::io::Read;
+    let mut leader = Machine::new(Quota::Off);
+    leader.grant(7);
+    leader.put(pb::PutRequest { lease: 7, ..put("leased", "1") });
+    leader.put(put("kept", "1"));
+    leader.alarm(1, pb::AlarmType::Nospace);
+    let add = ConfChange::Add(Member::new(MemberId(9), vec!["http://a:1".to_owned()]));
+    let entry = leader.entry(EntryKind::ConfChange, add.encode(0).encode_to_vec());
+    leader.applier.apply(&entry, Duration::ZERO).unwrap();
+    let mut image = leader.backend.snapshot().unwrap();
+    let position = image.position();
+    let mut db = Vec::new();
+    image.read_to_end(&mut db).unwrap();
+
+    let mut follower = Machine::new(Quota::Off);
+    follower.grant(3);
+    follower.put(pb::PutRequest { lease: 3, ..put("old", "1") });
+    let disk: Arc<dyn env::Disk> = Arc::new(follower.disk.clone());
+    let file = disk.open(Path::new("received"), env::OpenMode::CreateNew(0o600)).unwrap();
+    file.write_at(&db, 0).unwrap();
+    file.sync_all().unwrap();
+    let snapshot = types::Snapshot { position, ..Default::default() };
+    follower.applier.install(Path::new("received"), &snapshot).unwrap();
+
+    assert_eq!(follower.keys(), ["kept", "leased"]);
+    assert_eq!(follower.applier.position(), position);
+    let lessor = follower.shared.lessor.lock();
+    assert_eq!((lessor.lease_of(b"leased"), lessor.len()), (Some(types::LeaseId(7)), 1));
+    drop(lessor);
+    assert!(follower.shared.alarms().is_active(pb::AlarmType::Nospace));
+    assert!(follower.shared.cluster().member(MemberId(9)).is_some());
+    assert_eq!(follower.store.current_revision(), leader.store.current_revision());
+    // The next entry follows the snapshot.
+    follower.next_index = position.index + 1;
+    follower.alarm(2, pb::AlarmType::Nospace);
+    follower.put(put("next", "1"));
+    assert_eq!(follower.keys(), ["kept", "leased", "next"]);
+}
+
+#[test]
+fn a_database_of_another_snapshot_is_refused() {
+    use std::io::Read;
+    let mut leader = Machine::new(Quota::Off);
+    leader.put(put("a", "1"));
+    let mut image = leader.backend.snapshot().unwrap();
+    let mut position = image.position();
+    position.index += 1;
+    let mut db = Vec::new();
+    image.read_to_end(&mut db).unwrap();
+    let mut follower = Machine::new(Quota::Off);
+    let disk: Arc<dyn env::Disk> = Arc::new(follower.disk.clone());
+    disk.open(Path::new("received"), env::OpenMode::CreateNew(0o600)).unwrap().write_at(&db, 0).unwrap();
+    let snapshot = types::Snapshot { position, ..Default::default() };
+    let error = follower.applier.install(Path::new("received"), &snapshot).unwrap_err();
+    assert!(
+        matches!(error, apply::restore::RestoreError::WrongDatabase { snapshot: 2, index: 1 }),
+        "{error}"
+    );
+}

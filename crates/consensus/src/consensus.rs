@@ -142,6 +142,20 @@ pub struct Consensus {
     /// The highest index reported as applied; the crate learns it as far as it is persisted.
     applied: u64,
     held_reads: Vec<eraftpb::Message>,
+    /// Set on a leader that was removed, until somebody else leads.
+    leaving: Option<Leaving>,
+}
+
+/// The removal of a leader, not carried out in the crate yet.
+///
+/// The crate aborts when a leader has no place in its tables. And the others can go on only if they
+/// hear that the removal is committed: as long as they do not, they need this member's vote. So it
+/// leads on in the old configuration, hands over, and the removal is carried out when it follows.
+/// Every majority of the old configuration meets every one of the new: nothing can go wrong as long
+/// as no other change begins here.
+struct Leaving {
+    change: eraftpb::ConfChange,
+    ticks: usize,
 }
 
 impl Consensus {
@@ -190,6 +204,7 @@ impl Consensus {
             last_ready: 0,
             applied,
             held_reads: Vec::new(),
+            leaving: None,
         };
         consensus.draw_timeout();
         Ok(consensus)
@@ -204,6 +219,7 @@ impl Consensus {
             self.raw.tick();
             self.after_input();
         }
+        self.hand_over();
     }
 
     /// A message from a peer.
@@ -309,6 +325,10 @@ impl Consensus {
     /// it gets a stand-in; the payload is put in place where the entry went: the unstable log and
     /// the messages made from it.
     fn step_proposal(&mut self, mut message: eraftpb::Message) -> raft::Result<()> {
+        let is_change = |entry: &eraftpb::Entry| entry.entry_type == eraftpb::EntryType::EntryConfChange;
+        if self.leaving.is_some() && message.entries.iter().any(is_change) {
+            return Err(raft::Error::ProposalDropped);
+        }
         let mut changes = Vec::new();
         if self.is_leader() {
             for (entry, index) in message.mut_entries().iter_mut().zip(self.last_index() + 1..) {
@@ -474,12 +494,40 @@ impl Consensus {
     /// Carries out a committed configuration change; gives the configuration from now on. An
     /// update of URLs, or a rejected change (`node_id` 0), changes nothing.
     pub fn apply_conf_change(&mut self, change: &raftpb::ConfChange) -> Result<ConfState, Error> {
-        if let Some(change) = conf_change_to_crate(change) {
+        let Some(change) = conf_change_to_crate(change) else {
+            return Ok(self.raw.store().conf_state.clone());
+        };
+        let id = self.raw.raft.id;
+        let own_removal = change.change_type == eraftpb::ConfChangeType::RemoveNode && change.node_id == id;
+        let others = self.conf_state().voters.iter().any(|voter| *voter != id);
+        if own_removal && others && self.is_leader() {
+            let conf_state = &mut self.raw.mut_store().conf_state;
+            conf_state.voters.retain(|voter| *voter != id);
+            self.leaving = Some(Leaving { change, ticks: 0 });
+        } else {
             let conf_state = conf_state_from_crate(&self.raw.apply_conf_change(&change)?);
             self.raw.mut_store().conf_state = conf_state;
             self.after_input();
         }
         Ok(self.raw.store().conf_state.clone())
+    }
+
+    /// A leader that was removed hands over. It has told the others what is committed with the
+    /// heartbeat of the first tick: who knows of the removal and has not applied it yet may not
+    /// campaign.
+    fn hand_over(&mut self) {
+        let id = self.raw.raft.id;
+        let Some(leaving) = &mut self.leaving else { return };
+        leaving.ticks += 1;
+        if leaving.ticks < 2 || !(leaving.ticks - 2).is_multiple_of(self.election_ticks) {
+            return;
+        }
+        let voters = &self.raw.store().conf_state.voters;
+        let peers = self.raw.raft.prs().iter().filter(|(peer, _)| **peer != id && voters.contains(peer));
+        let heir = peers.max_by_key(|(peer, progress)| (progress.matched, **peer)).map(|(peer, _)| *peer);
+        if let Some(heir) = heir {
+            self.transfer_leader(heir);
+        }
     }
 
     /// Forgets the entries up to `index`, at most the applied ones. Followers behind it need a
@@ -588,6 +636,12 @@ impl Consensus {
             if !same_timeout {
                 self.draw_timeout();
             }
+        }
+        if !self.is_leader()
+            && let Some(Leaving { change, .. }) = self.leaving.take()
+        {
+            // Fails only for changes that are none of single members.
+            let _ = self.raw.apply_conf_change(&change);
         }
         if !self.held_reads.is_empty() && !self.must_hold_reads() {
             let held = std::mem::take(&mut self.held_reads);

@@ -40,6 +40,15 @@ pub enum Input {
     Tick,
     /// Payloads of normal entries to put into the log.
     Propose(Vec<bytes::Bytes>),
+    /// Payloads to put into the log if this member leads this term, and to forget otherwise: what a
+    /// leader decided of its own accord (a lease is over) must not reach the next leader, which may
+    /// know better.
+    ProposeLeading {
+        /// The term in which it was decided.
+        term: u64,
+        /// The payloads.
+        payloads: Vec<bytes::Bytes>,
+    },
     /// An encoded `raftpb.ConfChange` to put into the log.
     ProposeConfChange(bytes::Bytes),
     /// A message of a peer.
@@ -56,6 +65,15 @@ pub enum Input {
     Campaign,
     /// Hands leadership to another voter.
     TransferLeader(MemberId),
+    /// Messages to a peer do not get through.
+    PeerUnreachable(MemberId),
+    /// A snapshot was delivered to a peer, or was not.
+    SnapshotReport {
+        /// The peer.
+        to: MemberId,
+        /// Whether it has it.
+        delivered: bool,
+    },
 }
 
 /// What has to be done.
@@ -164,6 +182,12 @@ impl Member {
                 self.proposals.tick();
             }
             Input::Propose(payloads) => self.proposals.push(payloads),
+            Input::ProposeLeading { term, payloads } => {
+                if self.consensus.is_leader() && self.consensus.hard_state().term == term {
+                    // Refused during a hand-over: as if it had been lost.
+                    let _ = self.consensus.propose_batch(payloads);
+                }
+            }
             Input::ProposeConfChange(change) => self.proposals.push_conf_change(change),
             Input::Message(message) => {
                 // What a peer sends cannot stop this member: a message that does not fit is dropped.
@@ -185,6 +209,8 @@ impl Member {
             }
             Input::Campaign => self.consensus.campaign(),
             Input::TransferLeader(to) => self.consensus.transfer_leader(to.0),
+            Input::PeerUnreachable(peer) => self.consensus.report_unreachable(peer.0),
+            Input::SnapshotReport { to, delivered } => self.consensus.report_snapshot(to.0, delivered),
         }
         self.settle();
         Ok(())
@@ -235,6 +261,9 @@ impl Member {
             self.effects.push(Effect::Send(ready.messages));
         }
         self.effects.extend(ready.read_states.into_iter().map(Effect::ReadReady));
+        if ready.snapshot.is_some() {
+            self.window.clear();
+        }
         self.window.appended(&ready.entries);
         if !ready.entries.is_empty() || ready.hard_state.is_some() || ready.snapshot.is_some() {
             self.effects.push(Effect::Persist(Persist {
@@ -300,8 +329,65 @@ impl Member {
         all.any(|member| *member != self.id.0)
     }
 
+    /// A look inside consensus: what a leader knows of its peers, among others.
+    pub fn status(&self) -> consensus::Status {
+        self.consensus.status()
+    }
+
     /// Term of the entry at `index`, if it is in memory.
     pub fn position_of(&self, index: u64) -> Option<LogPosition> {
         self.consensus.term(index).map(|term| LogPosition { index, term })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A sole voter that leads, everything so far on disk and applied.
+    fn leader() -> Member {
+        let log = LogState {
+            hard_state: HardState { term: 1, vote: 1, commit: 0 },
+            conf_state: ConfState::new(vec![1], Vec::new()),
+            ..LogState::default()
+        };
+        let mut member = Member::new(Config::new(1), log, 7, LogWindow::new(100, 10, 1 << 20)).unwrap();
+        member.handle(Input::Tick).unwrap();
+        settle(&mut member);
+        assert!(member.leadership().is_leader);
+        member
+    }
+
+    /// Does what the member asks for; returns the payloads it applied.
+    fn settle(member: &mut Member) -> Vec<bytes::Bytes> {
+        let mut payloads = Vec::new();
+        loop {
+            let effects = member.effects();
+            if effects.is_empty() {
+                return payloads;
+            }
+            for effect in effects {
+                match effect {
+                    Effect::Persist(persist) => member.handle(Input::Persisted(persist.number)).unwrap(),
+                    Effect::Apply(entries) => {
+                        let last = entries.last().unwrap().index;
+                        payloads.extend(entries.into_iter().map(|entry| entry.data));
+                        member.handle(Input::Applied(last)).unwrap();
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_decision_of_an_older_term_is_forgotten() {
+        let mut member = leader();
+        let term = member.leadership().term;
+        let decide = |term| Input::ProposeLeading { term, payloads: vec!["revoke".into()] };
+        member.handle(decide(term - 1)).unwrap();
+        assert!(settle(&mut member).is_empty());
+        member.handle(decide(term)).unwrap();
+        assert_eq!(settle(&mut member), ["revoke"]);
     }
 }

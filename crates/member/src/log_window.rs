@@ -45,6 +45,12 @@ impl LogWindow {
         }
     }
 
+    /// A snapshot took the place of the log: what was held is gone.
+    pub fn clear(&mut self) {
+        self.sizes.clear();
+        self.bytes = 0;
+    }
+
     /// The index up to which the log may be forgotten now, if that is worth doing.
     pub fn cut(&mut self, applied: u64) -> Option<u64> {
         let last_gone = applied.saturating_sub(self.catch_up_entries);

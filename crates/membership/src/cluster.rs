@@ -125,6 +125,11 @@ impl Cluster {
         Ok(loaded)
     }
 
+    /// Largest number of learners.
+    pub fn max_learners(&self) -> usize {
+        self.max_learners
+    }
+
     /// A cluster from parts, for instance those found in a v2 store.
     pub fn from_parts(
         id: ClusterId,

@@ -17,13 +17,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use apply::{Alarms, Applier, Quota, Shared};
-use backend::{Backend, BucketId};
-use bytes::Bytes;
+use apply::{Applier, Quota, Shared};
+use backend::Backend;
 use env::{Clock, Disk};
 use lease::Lessor;
 use member::{LogState, LogWindow, Member};
-use membership::{Cluster, ConfChange, InitialCluster, UrlsDiffer};
+use membership::{ConfChange, InitialCluster, UrlsDiffer};
 use mvcc::Store;
 use prost::Message;
 use thiserror::Error;
@@ -70,6 +69,10 @@ pub struct Options {
     pub checkpoint_interval: Option<Duration>,
     /// Never sync (`--unsafe-no-fsync`).
     pub no_sync: bool,
+    /// Size at which a segment of the log is closed.
+    pub wal_segment_bytes: u64,
+    /// Whether the member may be one of several.
+    pub several_members: bool,
     /// Seed of the election timeouts.
     pub seed: u64,
 }
@@ -121,6 +124,8 @@ pub struct Parts {
     pub wal: Wal,
     /// Index of the last disk snapshot.
     pub snapshot_index: u64,
+    /// Index up to which everything is applied already.
+    pub applied: u64,
     /// A compaction that has to be finished.
     pub resume_compaction: Option<mvcc::CompactionJob>,
 }
@@ -150,18 +155,15 @@ pub enum Error {
     /// The store in it cannot be used.
     #[error(transparent)]
     Store(#[from] mvcc::ReadError),
-    /// A lease in it cannot be used.
+    /// What is beside the keys in it cannot be used.
     #[error(transparent)]
-    Lease(#[from] lease::DecodeError),
-    /// The members in it cannot be used.
-    #[error(transparent)]
-    Members(#[from] membership::LoadError),
+    Restore(#[from] apply::restore::RestoreError),
     /// A URL of the initial cluster is not usable.
     #[error(transparent)]
     InitialCluster(#[from] membership::UrlError),
-    /// The members in the snapshot file cannot be used.
+    /// The initial cluster does not fit the cluster that is joined.
     #[error(transparent)]
-    V2Store(#[from] membership::V2StoreError),
+    Join(#[from] membership::JoinError),
     /// The stored version does not fit.
     #[error(transparent)]
     StorageVersion(#[from] backend::schema::VersionError),
@@ -241,7 +243,17 @@ pub enum Error {
     JoinUnsupported,
 }
 
-/// Makes the parts of a member from its data directory, creating it if it is new.
+/// A running cluster that a new member joins, as one of its members describes it.
+#[derive(Clone, Debug)]
+pub struct Existing {
+    /// Its id.
+    pub cluster_id: ClusterId,
+    /// Its members, the new one among them.
+    pub members: Vec<membership::Member>,
+}
+
+/// Makes the parts of a member from its data directory, creating it if it is new. A new member
+/// that joins (`join_existing`) needs a description of the cluster.
 ///
 /// # Errors
 /// Everything that keeps the member from starting, with what to do about it.
@@ -250,6 +262,7 @@ pub fn bootstrap(
     clock: &dyn Clock,
     options: &Options,
     join_existing: bool,
+    existing: Option<&Existing>,
     on_lock_wait: Arc<dyn Fn() + Send + Sync>,
 ) -> Result<Parts, Error> {
     let (snap_dir, wal_dir) = (options.snap_dir(), options.wal_dir());
@@ -266,10 +279,11 @@ pub fn bootstrap(
     if restart && !db_existed {
         return Err(Error::BackendMissing { path: db_path });
     }
-    let initial = match (restart, join_existing) {
-        (true, _) => None,
-        (false, true) => return Err(Error::JoinUnsupported),
-        (false, false) => Some(check_initial_cluster(options)?),
+    let initial = match (restart, join_existing, existing) {
+        (true, ..) => None,
+        (false, true, None) => return Err(Error::JoinUnsupported),
+        (false, true, Some(existing)) => Some(Initial::Join(check_join(options, existing)?)),
+        (false, false, _) => Some(Initial::New(check_initial_cluster(options)?)),
     };
 
     let backend_options = backend::Options {
@@ -278,6 +292,9 @@ pub fn bootstrap(
         on_lock_wait: Some(on_lock_wait),
         ..backend::Options::default()
     };
+    if restart {
+        adopt_received_db(&disk, options, &db_path, &backend_options)?;
+    }
     let start = clock.now();
     let backend = Backend::open(disk.clone(), &db_path, backend_options)?;
     log::info!(
@@ -289,7 +306,8 @@ pub fn bootstrap(
     refuse_auth(&backend)?;
 
     let log = match initial {
-        Some(initial) => create_log(disk.clone(), options, &wal_dir, &initial)?,
+        Some(Initial::New(initial)) => create_log(disk.clone(), options, &wal_dir, &initial)?,
+        Some(Initial::Join(joined)) => create_empty_log(disk.clone(), options, &wal_dir, &joined)?,
         None => open_log(disk.clone(), options, &snap_dir, &wal_dir, &backend, &db_path)?,
     };
     assemble(options, backend, log)
@@ -306,13 +324,78 @@ struct OpenLog {
     conf_state: ConfState,
 }
 
+/// How a new member begins.
+enum Initial {
+    /// With the others of a new cluster.
+    New(InitialCluster),
+    /// In a cluster that exists.
+    Join(Existing),
+}
+
 fn check_initial_cluster(options: &Options) -> Result<InitialCluster, Error> {
     let initial = InitialCluster::parse(&options.initial_cluster)?;
     initial.verify_bootstrap(&options.name, &options.advertise_peer_urls, false, same_urls)?;
     match initial.len() {
-        1 => Ok(initial),
-        count => Err(Error::SeveralMembers { count }),
+        count if count > 1 && !options.several_members => Err(Error::SeveralMembers { count }),
+        _ => Ok(initial),
     }
+}
+
+/// Matches the initial cluster with the cluster that is joined: names from the flag, ids from the
+/// cluster.
+fn check_join(options: &Options, existing: &Existing) -> Result<Existing, Error> {
+    let initial = InitialCluster::parse(&options.initial_cluster)?;
+    initial.verify_join(&options.name, false)?;
+    let members = initial.match_existing(&existing.members, same_urls)?;
+    Ok(Existing { cluster_id: existing.cluster_id, members })
+}
+
+/// The log of a member that joins: everything comes from the leader.
+fn create_empty_log(
+    disk: Arc<dyn Disk>,
+    options: &Options,
+    wal_dir: &Path,
+    joined: &Existing,
+) -> Result<OpenLog, Error> {
+    let own = joined.members.iter().find(|member| member.attributes.name == options.name);
+    let (member_id, cluster_id) = (own.map(|member| member.id).unwrap_or_default(), joined.cluster_id);
+    let metadata = wal::format::encode_metadata(&wal::Metadata { member: member_id, cluster: cluster_id });
+    let wal = Wal::create(disk, wal_dir, &metadata, wal_options(options))?;
+    log::info!("starting local member", "local-member-id" => member_id, "cluster-id" => cluster_id);
+    Ok(OpenLog {
+        wal,
+        member_id,
+        cluster_id,
+        snapshot: Snapshot::default(),
+        entries: Vec::new(),
+        hard_state: HardState::default(),
+        conf_state: ConfState::default(),
+    })
+}
+
+/// Finishes the installation of a snapshot that a crash interrupted: the log begins at the
+/// snapshot, and the database that came with it still has the name under which it was received.
+///
+/// **Source**: etcd `server/storage/backend.go` (`RecoverSnapshotBackend`).
+fn adopt_received_db(
+    disk: &Arc<dyn Disk>,
+    options: &Options,
+    db_path: &Path,
+    backend_options: &backend::Options,
+) -> Result<(), Error> {
+    let (snap_dir, wal_dir) = (options.snap_dir(), options.wal_dir());
+    let newest = wal::newest_valid_snapshot(&**disk, &wal_dir, |_| true)?.unwrap_or_default();
+    let received = snap_dir.join(wal::snap::db_file_name(newest.position.index));
+    if !disk.exists(&received).map_err(io_error("look for", &received))? {
+        return Ok(());
+    }
+    let stored = Backend::open(disk.clone(), db_path, backend_options.clone())?.stored_consistent_position();
+    if stored.index < newest.position.index {
+        disk.rename(&received, db_path).map_err(io_error("rename to the database", &received))?;
+        disk.sync_dir(&snap_dir).map_err(io_error("sync", &snap_dir))?;
+        log::info!("recovered database of a received snapshot", "snapshot-index" => newest.position.index);
+    }
+    Ok(())
 }
 
 /// Writes the log that every member of a new cluster writes: one conf change per member, all
@@ -446,37 +529,12 @@ fn assemble(options: &Options, backend: Backend, log: OpenLog) -> Result<Parts, 
         checkpoint_interval: options.checkpoint_interval,
     });
     let view = backend.view();
-    let mut records = Vec::new();
-    for (key, value) in view.scan(BucketId::Lease)? {
-        records.push(lease::decode_record(&key, &value)?);
-    }
-    let lost = lessor.restore(records, restored.attachments);
+    let lost = lessor.restore(apply::restore::leases(&view)?, restored.attachments);
     if lost > 0 {
         log::warn!("keys name leases that do not exist; they stay without a lease", "count" => lost as i64);
     }
-
-    let alarms = view.scan(BucketId::Alarm)?;
-    let alarms = Alarms::restore(alarms.iter().map(|(key, _)| &key[..]));
-    let (members, removed, versions) =
-        (view.scan(BucketId::Members)?, view.scan(BucketId::MembersRemoved)?, view.scan(BucketId::Cluster)?);
-    let mut cluster = Cluster::load(
-        log.cluster_id,
-        options.max_learners,
-        slices(&members),
-        slices(&removed),
-        slices(&versions),
-    )?;
-    if cluster.members().len() == 0 && !log.snapshot.data.is_empty() {
-        // Written by a release that kept members in the v2 store alone.
-        let stored = membership::read_v2_store(&log.snapshot.data)?;
-        cluster = Cluster::from_parts(
-            log.cluster_id,
-            options.max_learners,
-            stored.members,
-            stored.removed,
-            stored.version,
-        );
-    }
+    let alarms = apply::restore::alarms(&view)?;
+    let cluster = apply::restore::cluster(&view, log.cluster_id, options.max_learners, &log.snapshot.data)?;
     let server = options.compat.server_version();
     if let Some(version) = cluster.version() {
         if membership::is_server_too_old(server, Some(version)) {
@@ -492,9 +550,9 @@ fn assemble(options: &Options, backend: Backend, log: OpenLog) -> Result<Parts, 
         "local-server-version" => server.to_string(),
         "cluster-version" => decided.unwrap_or_else(|| "to_be_decided".to_owned())
     );
-    match cluster.members().len() {
-        0 | 1 => {}
-        count => return Err(Error::SeveralMembers { count }),
+    let count = cluster.members().len();
+    if count > 1 && !options.several_members {
+        return Err(Error::SeveralMembers { count });
     }
     backend::schema::validate(&view, options.compat)?;
     drop(view);
@@ -506,20 +564,30 @@ fn assemble(options: &Options, backend: Backend, log: OpenLog) -> Result<Parts, 
         store.clone(),
         shared.clone(),
     );
+    // What the backend holds was decided when it was applied, refusals included: consensus goes on
+    // from there. The members stored with it are the configuration at that entry.
+    let consistent = backend.consistent_position().index;
+    let (applied, conf_state) = match apply::members::conf_state(&shared.cluster()) {
+        stored if consistent > log.snapshot.position.index && !stored.voters.is_empty() => {
+            (consistent, stored)
+        }
+        _ => (log.snapshot.position.index, log.conf_state),
+    };
     let config = member::Config {
         election_ticks: options.election_ticks as usize,
         pre_vote: options.pre_vote,
-        applied: log.snapshot.position.index,
+        applied,
         log: Some(Arc::new(raft_line)),
         ..member::Config::new(log.member_id.0)
     };
     let state = LogState {
         entries: log.entries,
         hard_state: log.hard_state,
-        conf_state: log.conf_state,
+        conf_state,
         snapshot: log.snapshot.position,
     };
-    let window = LogWindow::new(options.catch_up_entries, 1000, MAX_LOG_BYTES_IN_MEMORY);
+    let step = options.catch_up_entries.clamp(1, 1000);
+    let window = LogWindow::new(options.catch_up_entries, step, MAX_LOG_BYTES_IN_MEMORY);
     let member = Member::new(config, state, options.seed, window)?;
     Ok(Parts {
         member_id: log.member_id,
@@ -531,6 +599,7 @@ fn assemble(options: &Options, backend: Backend, log: OpenLog) -> Result<Parts, 
         member,
         wal: log.wal,
         snapshot_index: log.snapshot.position.index,
+        applied,
         resume_compaction: restored
             .resume_compaction
             .map(|job| job.with_batch(options.compaction_batch_limit)),
@@ -569,17 +638,13 @@ fn raft_line(level: consensus::Level, text: &str) {
 /// Payload bytes of applied entries that stay in memory at most.
 const MAX_LOG_BYTES_IN_MEMORY: u64 = 64 << 20;
 
-fn slices(pairs: &[(Bytes, Bytes)]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    pairs.iter().map(|(key, value)| (&key[..], &value[..]))
-}
-
 /// Compares URLs as text. (Several members will compare them after resolving names.)
 fn same_urls(advertised: &[String], in_cluster: &[String]) -> Result<(), UrlsDiffer> {
     membership::same_text(advertised, in_cluster).map_err(|error| UrlsDiffer(error.to_string()))
 }
 
 fn wal_options(options: &Options) -> wal::Options {
-    wal::Options { no_sync: options.no_sync, ..wal::Options::default() }
+    wal::Options { no_sync: options.no_sync, segment_bytes: options.wal_segment_bytes }
 }
 
 fn refuse_auth(backend: &Backend) -> Result<(), Error> {

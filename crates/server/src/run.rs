@@ -284,6 +284,8 @@ fn options(config: &Config) -> Result<start::Options, RunError> {
             compaction_batch_limit: config.compaction_batch(),
             checkpoint_interval: checkpoints.then_some(CHECKPOINT_INTERVAL),
             no_sync: config.unsafe_no_fsync,
+            wal_segment_bytes: wal::SEGMENT_BYTES,
+            several_members: false,
             seed: OsRandom.next_u64(),
         },
         join_existing: !config.is_new_cluster(),

@@ -7,6 +7,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -126,8 +127,14 @@ pub fn start(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> R
     let lock_wait = Arc::new(|| {
         log::info!("db file is flocked by another process, or taking too long");
     });
-    let parts =
-        bootstrap::bootstrap(disk.clone(), &*clock, &options.bootstrap, options.join_existing, lock_wait)?;
+    let parts = bootstrap::bootstrap(
+        disk.clone(),
+        &*clock,
+        &options.bootstrap,
+        options.join_existing,
+        None,
+        lock_wait,
+    )?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let count = if options.workers == 0 { cores } else { options.workers };
     // One lane stays free of clients for the member's own proposals if there are many cores.
@@ -178,6 +185,8 @@ impl<'a> Assembly<'a> {
         if let Some(agreed) = parts.shared.cluster().version() {
             metrics.agree_on_cluster_version(agreed);
         }
+        progress.applied.store(parts.applied, Ordering::Release);
+        progress.applied_term.store(parts.applier.position().term, Ordering::Release);
         let (to_raft, inputs) = mailbox();
         let (to_log, log_work) = mailbox();
         let (to_apply, apply_work) = mailbox();

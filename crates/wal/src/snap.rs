@@ -136,6 +136,44 @@ pub fn save(disk: &dyn Disk, dir: &Path, snapshot: &Snapshot) -> Result<PathBuf,
     Ok(path)
 }
 
+/// Stores a backend that came with a snapshot of `index`, as `<index>.snap.db`: written under a
+/// temporary name, synced, renamed. Returns its path and length. A file that is there already is
+/// kept: it came with the same snapshot.
+pub fn save_db(
+    disk: &dyn Disk,
+    dir: &Path,
+    index: u64,
+    content: &mut dyn std::io::Read,
+) -> Result<(PathBuf, u64), Error> {
+    let path = dir.join(db_file_name(index));
+    let building = dir.join(format!("tmp{index:016x}"));
+    let file = at(disk.open(&building, OpenMode::Truncate(0o600)), "create", &building)?;
+    let mut len = 0;
+    let written = (|| {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            match content.read(&mut buffer)? {
+                0 => return file.sync_all(),
+                count => {
+                    file.write_at(&buffer[..count], len)?;
+                    len += count as u64;
+                }
+            }
+        }
+    })();
+    if let Err(source) = written {
+        let _ = disk.remove_file(&building);
+        return Err(Error::Io { action: "write", path: building, source });
+    }
+    if at(disk.exists(&path), "look up", &path)? {
+        at(disk.remove_file(&building), "remove", &building)?;
+    } else {
+        at(disk.rename(&building, &path), "rename", &building)?;
+    }
+    at(disk.sync_dir(dir), "sync", dir)?;
+    Ok((path, len))
+}
+
 /// The snapshots in `dir`, newest first; other names are passed over.
 pub fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<LogPosition>, Error> {
     let entries = at(disk.list(dir), "list", dir)?;
@@ -201,4 +239,32 @@ fn remove_if(disk: &dyn Disk, dir: &Path, chosen: impl Fn(&str) -> bool) -> Resu
         }
     }
     Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use env::sim::{Fault, SimDisk, Survival};
+
+    fn received(disk: &SimDisk) -> Option<Vec<u8>> {
+        let file = disk.open(Path::new("00000000000000ff.snap.db"), OpenMode::Read).ok()?;
+        let mut content = vec![0; file.len().unwrap() as usize];
+        file.read_at(&mut content, 0).unwrap();
+        Some(content)
+    }
+
+    #[test]
+    fn a_received_database_is_there_whole_or_not_at_all() {
+        let content: Vec<u8> = (0..200_000u32).map(|number| number as u8).collect();
+        let clean = SimDisk::new();
+        let (path, len) = save_db(&clean, Path::new("."), 255, &mut content.as_slice()).unwrap();
+        assert_eq!((path.as_path(), len), (Path::new("./00000000000000ff.snap.db"), 200_000));
+        for at in 1..=clean.operations() {
+            let disk = SimDisk::new();
+            disk.fail_after(at, Fault::PowerLoss);
+            save_db(&disk, Path::new("."), 255, &mut content.as_slice()).unwrap_err();
+            let after = received(&disk.crash(Survival::Random(at)));
+            assert!(after.is_none_or(|after| after == content), "power loss at operation {at}");
+        }
+    }
 }
