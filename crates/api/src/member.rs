@@ -49,6 +49,13 @@ pub trait Member: Send + Sync + 'static {
     /// Hands leadership to another member. Called on the leader with a voter as target.
     fn move_leader(&self, to: MemberId) -> impl Future<Output = Result<(), Error>>;
 
+    /// Puts a change of the membership through the log and waits until it is applied here; promotes
+    /// by way of the leader. Refuses a change that could cost the quorum.
+    fn change_members(&self, change: membership::ConfChange) -> impl Future<Output = Result<(), Error>>;
+
+    /// The wall clock, in seconds: part of the id of a new member.
+    fn unix_seconds(&self) -> u64;
+
     /// The key-value store.
     fn store(&self) -> &Arc<Store>;
 

@@ -111,6 +111,14 @@ impl Member for StillMember {
         Ok(())
     }
 
+    async fn change_members(&self, _: membership::ConfChange) -> Result<(), Error> {
+        Err(Error::TooManyRequests)
+    }
+
+    fn unix_seconds(&self) -> u64 {
+        1_700_000_000
+    }
+
     fn store(&self) -> &Arc<Store> {
         &self.store
     }

@@ -1,4 +1,4 @@
-//! A one-member cluster of any server program.
+//! A member of any server program: alone in its cluster, or made one of several by the test.
 //!
 //! Ports come in blocks of [`BLOCK`]; the first port of a block is held bound as long as the test
 //! process lives, so that test processes running at the same time never share one.
@@ -109,6 +109,11 @@ impl Member {
     /// Changes the program for the next [`Member::run`].
     pub fn use_program(&mut self, program: &Program) {
         self.program = program.clone();
+    }
+
+    /// Adds arguments for the next [`Member::run`]; they win over those of before.
+    pub fn add_args(&mut self, args: &[&str]) {
+        self.extra_args.extend(args.iter().map(|arg| (*arg).to_owned()));
     }
 
     /// Starts the process without waiting.

@@ -71,8 +71,6 @@ pub struct Options {
     pub no_sync: bool,
     /// Size at which a segment of the log is closed.
     pub wal_segment_bytes: u64,
-    /// Whether the member may be one of several.
-    pub several_members: bool,
     /// Seed of the election timeouts.
     pub seed: u64,
 }
@@ -230,17 +228,9 @@ pub enum Error {
          it would be open to everybody; the member does not start"
     )]
     AuthEnabled,
-    /// More than one member: a later issue.
-    #[error(
-        "clusters of {count} members are not supported by this version yet; it runs clusters of one member"
-    )]
-    SeveralMembers {
-        /// Members asked for or found.
-        count: usize,
-    },
-    /// `--initial-cluster-state existing` without data.
-    #[error("joining an existing cluster is not supported by this version yet")]
-    JoinUnsupported,
+    /// `--initial-cluster-state existing` without data, and nobody described the cluster.
+    #[error("cannot fetch cluster info from peer urls: could not retrieve cluster information from the given URLs")]
+    NoClusterToJoin,
 }
 
 /// A running cluster that a new member joins, as one of its members describes it.
@@ -281,7 +271,7 @@ pub fn bootstrap(
     }
     let initial = match (restart, join_existing, existing) {
         (true, ..) => None,
-        (false, true, None) => return Err(Error::JoinUnsupported),
+        (false, true, None) => return Err(Error::NoClusterToJoin),
         (false, true, Some(existing)) => Some(Initial::Join(check_join(options, existing)?)),
         (false, false, _) => Some(Initial::New(check_initial_cluster(options)?)),
     };
@@ -335,10 +325,7 @@ enum Initial {
 fn check_initial_cluster(options: &Options) -> Result<InitialCluster, Error> {
     let initial = InitialCluster::parse(&options.initial_cluster)?;
     initial.verify_bootstrap(&options.name, &options.advertise_peer_urls, false, same_urls)?;
-    match initial.len() {
-        count if count > 1 && !options.several_members => Err(Error::SeveralMembers { count }),
-        _ => Ok(initial),
-    }
+    Ok(initial)
 }
 
 /// Matches the initial cluster with the cluster that is joined: names from the flag, ids from the
@@ -550,10 +537,6 @@ fn assemble(options: &Options, backend: Backend, log: OpenLog) -> Result<Parts, 
         "local-server-version" => server.to_string(),
         "cluster-version" => decided.unwrap_or_else(|| "to_be_decided".to_owned())
     );
-    let count = cluster.members().len();
-    if count > 1 && !options.several_members {
-        return Err(Error::SeveralMembers { count });
-    }
     backend::schema::validate(&view, options.compat)?;
     drop(view);
 

@@ -20,9 +20,11 @@ use tokio::time::{MissedTickBehavior, interval};
 use types::{CompatVersion, LeaseId, MemberId, Version};
 
 use crate::compactor::{Compactor, Retention};
+use crate::fatal::Fatal;
 use crate::lanes::Answer;
 use crate::log::{self, Field};
 use crate::node::{Error, Node};
+use crate::peers::REMOVED;
 
 /// How often the primary looks for expired leases and due checkpoints.
 const LEASE_INTERVAL: Duration = Duration::from_millis(500);
@@ -30,6 +32,11 @@ const LEASE_INTERVAL: Duration = Duration::from_millis(500);
 const REVOKES_IN_FLIGHT: usize = 16;
 /// How often the versions of the cluster are compared.
 const VERSION_INTERVAL: Duration = Duration::from_secs(4);
+
+/// How long a member that was removed goes on, so that it can answer who removed it.
+const REMOVED_DELAY: Duration = Duration::from_secs(1);
+/// How long a member may take to tell its version.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often open file descriptors are counted.
 const DESCRIPTOR_INTERVAL: Duration = Duration::from_secs(10 * 60);
@@ -56,6 +63,8 @@ pub enum Duty {
     },
     /// This member leads and has applied all earlier terms.
     BecameLeader,
+    /// This member was removed from the cluster.
+    Removed,
 }
 
 /// Serves the duties until the process ends.
@@ -63,8 +72,10 @@ pub async fn run(
     node: Node,
     mut duties: UnboundedReceiver<Duty>,
     published: tokio::sync::watch::Sender<bool>,
+    fatal: Fatal,
 ) {
     let node = Rc::new(node);
+    let settling = Rc::new(tokio::sync::Semaphore::new(1));
     tokio::task::spawn_local(expire_leases(node.clone()));
     tokio::task::spawn_local(watch_descriptors(node.clone()));
     tokio::task::spawn_local(publish(node.clone(), published.subscribe()));
@@ -77,13 +88,22 @@ pub async fn run(
                 None => return,
             },
             _ = version_check.tick() => {
-                settle_cluster_version(&node).await;
+                tokio::task::spawn_local(settle_cluster_version(node.clone(), settling.clone()));
                 raise_storage_version(&node);
                 continue;
             }
         };
         match duty {
-            Duty::BecameLeader => settle_cluster_version(&node).await,
+            Duty::BecameLeader => {
+                tokio::task::spawn_local(settle_cluster_version(node.clone(), settling.clone()));
+            }
+            Duty::Removed => {
+                let fatal = fatal.clone();
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(REMOVED_DELAY).await;
+                    fatal.stop(REMOVED.to_owned());
+                });
+            }
             Duty::ClusterVersionSet { previous, current } => {
                 node.metrics().agree_on_cluster_version(current);
                 log_cluster_version(&node, previous, current);
@@ -192,15 +212,20 @@ async fn publish(node: Rc<Node>, mut published: tokio::sync::watch::Receiver<boo
 }
 
 /// The leader raises the cluster version to what all members support.
-async fn settle_cluster_version(node: &Rc<Node>) {
+async fn settle_cluster_version(node: Rc<Node>, settling: Rc<tokio::sync::Semaphore>) {
+    // One at a time: a member that does not answer takes its while.
+    let Ok(_permit) = settling.try_acquire() else { return };
     if !node.progress().leads_and_caught_up.load(std::sync::atomic::Ordering::Acquire) {
         return;
     }
-    let target = node.compat().cluster_version();
-    let current = node.shared().cluster().version();
-    if current.is_some_and(|current| current >= target) {
-        return;
-    }
+    let servers = server_versions(&node).await;
+    let cluster = node.shared().cluster();
+    let current = cluster.version();
+    let target = match cluster.next_version(servers) {
+        Ok(Some(target)) => target,
+        Ok(None) => return,
+        Err(error) => return log::warn!("cannot decide the cluster version", "error" => error.to_string()),
+    };
     match current {
         None => log::info!(
             "setting up initial cluster version using v3 API",
@@ -221,6 +246,20 @@ async fn settle_cluster_version(node: &Rc<Node>) {
     if let Err(error) = node.propose_internal(request).await {
         log::warn!("failed to update cluster version", "error" => error.to_string());
     }
+}
+
+/// Versions of all members, `None` where unknown.
+async fn server_versions(node: &Node) -> Vec<Option<Version>> {
+    let members: Vec<_> = node.shared().cluster().members().cloned().collect();
+    let ask = members.into_iter().map(|member| async move {
+        if member.id == node.id() {
+            return Some(node.compat().server_version());
+        }
+        let client = &node.parts().client;
+        let told = client.versions(member.id, &member.peer_urls, VERSION_TIMEOUT).await;
+        told.ok().and_then(|versions| versions.server_version())
+    });
+    futures_util::future::join_all(ask).await
 }
 
 fn log_cluster_version(node: &Node, previous: Option<Version>, current: Version) {
@@ -312,18 +351,19 @@ async fn expire_leases(node: Rc<Node>) {
     loop {
         tick.tick().await;
         let now = node.clock().now();
-        let (expired, checkpoints) = {
+        let (expired, checkpoints, term) = {
             let mut lessor = node.shared().lessor.lock();
             if !lessor.is_primary() {
                 continue;
             }
-            (lessor.expired(now, lease::REVOKES_PER_ROUND), lessor.due_checkpoints(now, 1000))
+            let term = node.progress().primary_term.load(std::sync::atomic::Ordering::Acquire);
+            (lessor.expired(now, lease::REVOKES_PER_ROUND), lessor.due_checkpoints(now, 1000), term)
         };
         for id in expired {
             let Ok(slot) = slots.clone().acquire_owned().await else { return };
             let node = node.clone();
             tokio::task::spawn_local(async move {
-                revoke(&node, id).await;
+                revoke(&node, term, id).await;
                 drop(slot);
             });
         }
@@ -335,19 +375,19 @@ async fn expire_leases(node: Rc<Node>) {
                 lease_checkpoint: Some(Box::new(pb::LeaseCheckpointRequest { checkpoints })),
                 ..Default::default()
             };
-            if let Err(error) = node.propose_internal(request).await {
+            if let Err(error) = node.propose_leading(term, request).await {
                 log::warn!("failed to checkpoint leases", "error" => error.to_string());
             }
         }
     }
 }
 
-async fn revoke(node: &Node, id: LeaseId) {
+async fn revoke(node: &Node, term: u64, id: LeaseId) {
     let request = pb::InternalRaftRequest {
         lease_revoke: Some(pb::LeaseRevokeRequest { id: id.0 }),
         ..Default::default()
     };
-    match node.propose_internal(request).await {
+    match node.propose_leading(term, request).await {
         Ok(Reply::LeaseRevoke(_)) => node.metrics().lease_expired(),
         // Gone already, or refused for a moment: it is handed out again if it still exists.
         Ok(_) => {}

@@ -251,6 +251,27 @@ pub async fn propose(
     receiver.await.unwrap_or(Err(Unanswered::Stopped))
 }
 
+/// Gives the raft thread something beside the proposals of clients and waits for its answer, at
+/// most `timeout`.
+///
+/// # Panics
+/// If the thread serves no lane.
+pub async fn submit(
+    id: RequestId,
+    input: Input,
+    timeout: Duration,
+) -> Result<(Answer, Duration), Unanswered> {
+    let (sender, receiver) = oneshot::channel();
+    let _leave = Leave(id);
+    LANE.with(|lane| {
+        let lane = lane.get().expect("called on a worker thread");
+        let started = Instant::now();
+        lane.add(id, Waiter { sender, started, deadline: started + timeout, bytes: 0 });
+        lane.to_raft.send(input).map_err(|_| Unanswered::Stopped)
+    })?;
+    receiver.await.unwrap_or(Err(Unanswered::Stopped))
+}
+
 /// Removes the waiter when its future is done or dropped.
 struct Leave(RequestId);
 

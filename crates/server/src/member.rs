@@ -2,22 +2,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
-use std::time::Duration;
 
 use api::error::Error;
 use api::member::{ClientCall, Config, LeaseTimes, Member, RaftStatus, ReadTimes};
 use apply::{ApplyError, Reply, Shared};
 use backend::Backend;
-use lease::RenewOutcome;
+use membership::ConfChange;
 use mvcc::Store;
 use mvcc::watch::Hub;
-use proto::etcdserverpb::{InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest};
+use proto::etcdserverpb::InternalRaftRequest;
 use types::{LeaseId, MemberId, Version};
 
 use crate::node::{self, Node};
-
-/// How often an expired lease that waits for its revocation is looked at again.
-const EXPIRED_LEASE_POLL: Duration = Duration::from_millis(50);
 
 impl From<node::Error> for Error {
     fn from(error: node::Error) -> Self {
@@ -48,7 +44,7 @@ fn refused(error: ApplyError) -> Error {
         ApplyError::LeaseTtlTooLarge => Error::LeaseTtlTooLarge,
         ApplyError::Compacted => Error::Compacted,
         ApplyError::FutureRevision => Error::FutureRevision,
-        ApplyError::Membership(error) => Error::Other(error.to_string()),
+        ApplyError::Membership(error) => error.into(),
         ApplyError::UnknownAlarmAction => Error::Other("etcdserver: unknown alarm action".to_owned()),
     }
 }
@@ -70,44 +66,11 @@ impl Member for Node {
     }
 
     async fn renew_lease(&self, id: LeaseId) -> Result<i64, Error> {
-        let deadline = tokio::time::Instant::now() + self.request_timeout();
-        loop {
-            let outcome = self.shared().lessor.lock().renew(id, self.clock().now());
-            match outcome {
-                RenewOutcome::Renewed(ttl_seconds) => {
-                    self.metrics().lease_renewed.inc();
-                    return Ok(ttl_seconds);
-                }
-                RenewOutcome::NotFound => return Ok(0),
-                RenewOutcome::ClearCheckpointFirst => {
-                    let checkpoints = vec![LeaseCheckpoint { id: id.0, remaining_ttl: 0 }];
-                    let request = InternalRaftRequest {
-                        lease_checkpoint: Some(Box::new(LeaseCheckpointRequest { checkpoints })),
-                        ..Default::default()
-                    };
-                    Self::propose(self, request).await?;
-                }
-                // Revoked soon, or somebody else leads soon: look again.
-                RenewOutcome::ExpiredPending | RenewOutcome::NotPrimary => {
-                    if tokio::time::Instant::now() >= deadline {
-                        let leads = outcome == RenewOutcome::ExpiredPending;
-                        return Err(if leads { Error::Timeout } else { Error::NoLeader });
-                    }
-                    tokio::time::sleep(EXPIRED_LEASE_POLL).await;
-                }
-            }
-        }
+        self.renew_anywhere(id).await
     }
 
     async fn lease_times(&self, id: LeaseId, keys: bool) -> Result<Option<LeaseTimes>, Error> {
-        Self::read_index(self).await?;
-        let lessor = self.shared().lessor.lock();
-        let Some(times) = lessor.time_to_live(id, self.clock().now()) else { return Ok(None) };
-        Ok(Some(LeaseTimes {
-            granted_seconds: times.granted_seconds,
-            remaining_seconds: times.remaining_seconds.unwrap_or(times.granted_seconds),
-            keys: if keys { lessor.keys(id).unwrap_or_default() } else { Vec::new() },
-        }))
+        self.lease_times_anywhere(id, keys).await
     }
 
     fn new_lease_id(&self) -> LeaseId {
@@ -120,7 +83,18 @@ impl Member for Node {
     }
 
     async fn move_leader(&self, to: MemberId) -> Result<(), Error> {
-        if to == self.id() { Ok(()) } else { Err(Error::BadLeaderTransferee) }
+        if to == self.id() { Ok(()) } else { self.hand_leadership_to(to).await }
+    }
+
+    async fn change_members(&self, change: ConfChange) -> Result<(), Error> {
+        match change {
+            ConfChange::Promote(id) => self.promote(id).await,
+            change => Self::change_members(self, change).await,
+        }
+    }
+
+    fn unix_seconds(&self) -> u64 {
+        self.clock().unix().as_secs()
     }
 
     fn store(&self) -> &Arc<Store> {
@@ -149,7 +123,7 @@ impl Member for Node {
             applied_term: progress.applied_term.load(Relaxed),
             commit_index: progress.commit.load(Acquire).max(applied_index),
             applied_index,
-            is_learner: false,
+            is_learner: progress.is_learner.load(Relaxed),
         }
     }
 

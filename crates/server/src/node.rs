@@ -17,9 +17,12 @@ use thiserror::Error;
 use tokio::sync::watch;
 use types::{ClusterId, CompatVersion, MemberId, RequestId};
 
+use crate::driver::Input;
 use crate::lanes::{self, Lanes, Unanswered};
+use crate::mailbox::Sender;
 use crate::metrics::Metrics;
 use crate::progress::Progress;
+use crate::reads::Reads;
 
 /// Committed entries that may wait for being applied before writes are refused.
 const MAX_COMMIT_APPLY_GAP: u64 = 5000;
@@ -66,6 +69,16 @@ pub struct Inner {
     pub compacted: watch::Receiver<i64>,
     /// What the services need to know.
     pub api: api::member::Config,
+    /// The peers.
+    pub transport: peer::Transport,
+    /// Asks other members.
+    pub client: peer::Client,
+    /// Reads that wait for their read point.
+    pub reads: Arc<Reads>,
+    /// To the raft thread.
+    pub to_raft: Sender<Input>,
+    /// `--strict-reconfig-check`.
+    pub strict_reconfig_check: bool,
     /// Raised when the member stops.
     pub stopping: watch::Sender<bool>,
 }
@@ -145,6 +158,15 @@ impl Node {
         self.clone().wait_for_answer(encoded).await
     }
 
+    /// Proposes what this member decided as leader of a term. If it leads that term no more the
+    /// request is forgotten, and times out.
+    pub async fn propose_leading(&self, term: u64, request: pb::InternalRaftRequest) -> Result<Reply, Error> {
+        let Encoded { id, payload, .. } = self.encode(request)?;
+        let input = Input::ProposeLeading { term, payload };
+        let (answer, _) = lanes::submit(id, input, self.inner.request_timeout).await?;
+        Ok(answer.result?)
+    }
+
     fn encode(&self, mut request: pb::InternalRaftRequest) -> Result<Encoded, Error> {
         let id = lanes::next_id();
         request.header = Some(pb::RequestHeader { id: id.0, ..Default::default() });
@@ -178,14 +200,18 @@ impl Node {
     /// call.
     ///
     /// With a single voter that is at once while it leads: an acknowledged write is applied
-    /// already, since the answer leaves after the apply.
+    /// already, since the answer leaves after the apply. With several the leader is asked for an
+    /// index, once for all that ask at the same time.
     pub async fn read_index(&self) -> Result<(), Error> {
-        if self.inner.progress.leads_and_caught_up.load(Acquire) {
+        if self.inner.progress.reads_locally() {
             return Ok(());
         }
-        let mut ready = self.inner.progress.ready();
-        match tokio::time::timeout(self.inner.request_timeout, ready.wait_for(|ready| *ready)).await {
-            Ok(Ok(_)) => Ok(()),
+        let (answered, begun) = self.inner.reads.join();
+        if let Some(round) = begun {
+            self.inner.to_raft.send(Input::ReadIndex(round)).map_err(|_| Error::Stopped)?;
+        }
+        match tokio::time::timeout(self.inner.request_timeout, answered).await {
+            Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(Error::Stopped),
             Err(_) => {
                 self.inner.metrics.read_index_failed();

@@ -4,7 +4,6 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use member::Leadership;
-use tokio::sync::watch;
 use types::MemberId;
 
 /// Where the member stands. Each field has one writer.
@@ -22,7 +21,13 @@ pub struct Progress {
     /// The leader applied its first entry: all of earlier terms is applied too.
     pub leads_and_caught_up: AtomicBool,
     leader_changes: AtomicU64,
-    ready: watch::Sender<bool>,
+    /// This member is the only voter: what it acknowledged is all there is. Written by the raft
+    /// thread.
+    pub sole_voter: AtomicBool,
+    /// This member has no vote. Written by the apply thread.
+    pub is_learner: AtomicBool,
+    /// The term in which this member became primary of the leases. Written by the apply thread.
+    pub primary_term: AtomicU64,
 }
 
 impl Default for Progress {
@@ -36,7 +41,9 @@ impl Default for Progress {
             is_leader: AtomicBool::new(false),
             leads_and_caught_up: AtomicBool::new(false),
             leader_changes: AtomicU64::new(0),
-            ready: watch::Sender::new(false),
+            sole_voter: AtomicBool::new(false),
+            is_learner: AtomicBool::new(false),
+            primary_term: AtomicU64::new(0),
         }
     }
 }
@@ -45,19 +52,17 @@ impl Progress {
     /// Says that this member leads and has applied all earlier terms. Called by the apply thread.
     pub fn set_caught_up(&self) {
         self.leads_and_caught_up.store(true, Release);
-        self.ready.send_replace(true);
     }
 
-    /// Follows whether this member leads and has applied all earlier terms.
-    pub fn ready(&self) -> watch::Receiver<bool> {
-        self.ready.subscribe()
+    /// Whether a linearizable read needs nobody else.
+    pub fn reads_locally(&self) -> bool {
+        self.leads_and_caught_up.load(Acquire) && self.sole_voter.load(Acquire)
     }
 
     /// Takes over what the core says about leadership. Called by the raft thread.
     pub fn set_leadership(&self, leadership: Leadership) {
         if !leadership.is_leader {
             self.leads_and_caught_up.store(false, Release);
-            self.ready.send_replace(false);
         }
         if self.leader.swap(leadership.leader.0, Relaxed) != leadership.leader.0 && leadership.leader.0 != 0 {
             self.leader_changes.fetch_add(1, Relaxed);

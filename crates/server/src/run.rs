@@ -21,6 +21,7 @@ use crate::config::url::Url;
 use crate::config::{Config, startup};
 use crate::log;
 use crate::node::Node;
+pub use crate::peers::REMOVED;
 use crate::start::{self, Running, StartError};
 
 /// Descriptors that are not for client connections.
@@ -73,9 +74,10 @@ pub fn start(config: &Config, ended: impl FnOnce(String) + Send + 'static) -> Re
         .enable_all()
         .build()
         .map_err(|source| RunError::Start(StartError::Thread(source)))?;
-    let listeners = Listeners::bind(config)?;
+    let mut listeners = Listeners::bind(config)?;
     announce(config)?;
-    let running = start::start(Arc::new(RealDisk), Arc::new(RealClock::default()), &options(config)?)?;
+    let peers = listeners.take_peer();
+    let running = start::start(Arc::new(RealDisk), Arc::new(RealClock::default()), &options(config)?, peers)?;
     log::info!(
         "now serving peer/client/metrics",
         "local-member-id" => running.node.id(),
@@ -128,9 +130,7 @@ impl Serving {
         let patience = config.request_timeout();
         let stops = listeners.iter().map(|listener| listener.shutdown(patience));
         runtime.block_on(futures_util::future::join_all(stops));
-        log::info!("skipped leadership transfer for single voting member cluster",
-            "local-member-id" => running.node.id(),
-            "current-leader-member-id" => running.node.progress().leader());
+        runtime.block_on(running.node.leave_leadership());
         running.stop();
         log::info!("closed etcd server", "name" => &config.name, "data-dir" => &config.data_dir);
     }
@@ -141,8 +141,7 @@ struct Listeners {
     client: Vec<(Url, Listener)>,
     http: Vec<(Url, Listener)>,
     metrics: Vec<(Url, Listener)>,
-    /// Bound so that nobody else takes it; one member has no peers to serve.
-    _peer: Vec<(Url, Listener)>,
+    peer: Vec<(Url, Listener)>,
 }
 
 impl Listeners {
@@ -154,8 +153,18 @@ impl Listeners {
             client: bind_all(&config.listen_client_urls, config)?,
             http: bind_all(&config.listen_client_http_urls, config)?,
             metrics: bind_all(&config.listen_metrics_urls, config)?,
-            _peer: peer,
+            peer,
         })
+    }
+
+    /// The peers' listeners, for the transport.
+    fn take_peer(&mut self) -> Vec<peer::net::Listener> {
+        let socket = |listener| match listener {
+            Listener::Tcp(listener) => peer::net::Socket::Tcp(listener),
+            Listener::Unix(listener) => peer::net::Socket::Unix(listener),
+        };
+        let taken = std::mem::take(&mut self.peer).into_iter();
+        taken.map(|(url, listener)| peer::net::Listener::plain(socket(listener), url.as_str())).collect()
     }
 
     fn serve(self, config: &Config, running: &Running) -> std::io::Result<Vec<api::grpc::Serving>> {
@@ -285,9 +294,11 @@ fn options(config: &Config) -> Result<start::Options, RunError> {
             checkpoint_interval: checkpoints.then_some(CHECKPOINT_INTERVAL),
             no_sync: config.unsafe_no_fsync,
             wal_segment_bytes: wal::SEGMENT_BYTES,
-            several_members: false,
             seed: OsRandom.next_u64(),
         },
+        raft_read_timeout: config.raft_read_timeout.to_std(),
+        raft_write_timeout: config.raft_write_timeout.to_std(),
+        strict_reconfig_check: config.strict_reconfig_check,
         join_existing: !config.is_new_cluster(),
         advertise_client_urls: texts(&config.advertise_client_urls),
         workers: 0,

@@ -2,9 +2,10 @@
 //!
 //! Start: bootstrap, worker pool, log, backend, compaction, snapshot, watch, apply and raft threads,
 //! then the duties. The member serves clients when it has published itself.
-//! Stop: no more requests (the caller's part), then raft, apply, log, compaction, snapshots, the
+//! Stop: no more requests (the caller's part), then raft, the peers, apply, log, compaction, snapshots, the
 //! backend with a last commit, watch.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,12 +15,14 @@ use std::time::Duration;
 use api::grpc::Workers;
 use crossbeam_channel::RecvTimeoutError;
 use env::{Clock, Disk};
-use membership::Attributes;
+use membership::{Attributes, InitialCluster};
 use mvcc::watch::Hub;
+use peer::net::{Dialer, Listener};
+use peer::{Client, Identity, JOIN_TIMEOUT, Transport};
 use tokio::sync::watch;
-use types::Snapshot;
+use types::{MemberId, Snapshot};
 
-use crate::bootstrap::{self, Parts};
+use crate::bootstrap::{self, Existing, Parts};
 use crate::compactor::Retention;
 use crate::config::gates::FeatureGates;
 use crate::driver::Input;
@@ -34,7 +37,9 @@ use crate::log;
 use crate::mailbox::{Sender, mailbox};
 use crate::metrics::Metrics;
 use crate::node::{Inner, Node};
+use crate::peers::{self, Inbox, PeerSide};
 use crate::progress::Progress;
+use crate::reads::Reads;
 
 /// Between two pieces of log space: 8 MB/s of zeros. Syncs of a log that grows faster carry many
 /// entries each, so they gain less from the zeros than writing them would cost.
@@ -49,6 +54,12 @@ pub struct Options {
     pub bootstrap: bootstrap::Options,
     /// `--initial-cluster-state existing`.
     pub join_existing: bool,
+    /// `--raft-read-timeout`.
+    pub raft_read_timeout: Duration,
+    /// `--raft-write-timeout`.
+    pub raft_write_timeout: Duration,
+    /// `--strict-reconfig-check`.
+    pub strict_reconfig_check: bool,
     /// `--advertise-client-urls`.
     pub advertise_client_urls: Vec<String>,
     /// Worker threads; 0 = one per core.
@@ -106,6 +117,8 @@ struct Stop {
     watch: JoinHandle<()>,
     purge: JoinHandle<()>,
     preparer: JoinHandle<()>,
+    transport: Transport,
+    peer_side: Arc<PeerSide>,
 }
 
 /// Why a member did not start.
@@ -114,6 +127,15 @@ pub enum StartError {
     /// Its directory or its cluster.
     #[error(transparent)]
     Bootstrap(#[from] bootstrap::Error),
+    /// A peer URL of this member.
+    #[error(transparent)]
+    PeerUrl(#[from] peer::BadUrl),
+    /// The cluster to join did not answer.
+    #[error("cannot fetch cluster info from peer urls: {0}")]
+    Join(#[from] peer::ClusterError),
+    /// The cluster knows this member, but its data is gone.
+    #[error("member {0} has already been bootstrapped")]
+    AlreadyBootstrapped(MemberId),
     /// Threads.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -123,7 +145,16 @@ pub enum StartError {
 ///
 /// # Errors
 /// Everything that keeps it from starting.
-pub fn start(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Result<Running, StartError> {
+pub fn start(
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+    options: &Options,
+    listeners: Vec<Listener>,
+) -> Result<Running, StartError> {
+    let setup = &options.bootstrap;
+    let dialer = Dialer::new(setup.election_timeout() + Duration::from_secs(1), None);
+    let client = Client::new(dialer.clone(), peers::log_lines());
+    let existing = ask_cluster(&*disk, options, &client)?;
     let lock_wait = Arc::new(|| {
         log::info!("db file is flocked by another process, or taking too long");
     });
@@ -132,14 +163,54 @@ pub fn start(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> R
         &*clock,
         &options.bootstrap,
         options.join_existing,
-        None,
+        existing.as_ref(),
         lock_wait,
     )?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let count = if options.workers == 0 { cores } else { options.workers };
     // One lane stays free of clients for the member's own proposals if there are many cores.
     let workers = Arc::new(Workers::start(count.min(usize::from(LANE_COUNT)), "worker")?);
-    Ok(Assembly::new(disk, clock, options, parts, workers).run()?)
+    let network = Network { dialer, client, listeners, existing };
+    Assembly::new(disk, clock, options, parts, workers).run(network)
+}
+
+/// What a member talks to others with.
+struct Network {
+    dialer: Dialer,
+    client: Client,
+    listeners: Vec<Listener>,
+    /// The cluster that is joined.
+    existing: Option<Existing>,
+}
+
+/// Before the first start: asks the others about the cluster, to join it, or to be sure that this
+/// member is really new.
+fn ask_cluster(
+    disk: &dyn Disk,
+    options: &Options,
+    client: &Client,
+) -> Result<Option<Existing>, StartError> {
+    let setup = &options.bootstrap;
+    if wal::exists(disk, &setup.wal_dir()).map_err(bootstrap::Error::from)? {
+        return Ok(None);
+    }
+    let initial = InitialCluster::parse(&setup.initial_cluster).map_err(bootstrap::Error::from)?;
+    let others = initial.iter().filter(|(name, _)| *name != setup.name);
+    let mut urls: Vec<String> = others.flat_map(|(_, urls)| urls.to_vec()).collect();
+    urls.sort_unstable();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if options.join_existing {
+        let cluster = runtime.block_on(client.cluster(&urls, JOIN_TIMEOUT))?;
+        return Ok(Some(Existing { cluster_id: cluster.id, members: cluster.members }));
+    }
+    // What is wrong with the members is bootstrap's to say.
+    let members = initial.members(&setup.initial_cluster_token).unwrap_or_default();
+    if let Some(own) = members.iter().find(|member| member.attributes.name == setup.name)
+        && runtime.block_on(client.is_bootstrapped(&urls, own.id, setup.election_timeout()))
+    {
+        return Err(StartError::AlreadyBootstrapped(own.id));
+    }
+    Ok(None)
 }
 
 struct Assembly<'a> {
@@ -177,7 +248,7 @@ impl<'a> Assembly<'a> {
         }
     }
 
-    fn run(self) -> std::io::Result<Running> {
+    fn run(self, network: Network) -> Result<Running, StartError> {
         let Self { disk, clock, options, parts, workers, fatal, metrics, progress, lanes } = self;
         let setup = &options.bootstrap;
         let (version, quota) = (setup.compat.server_version(), setup.quota.reported_bytes());
@@ -225,11 +296,44 @@ impl<'a> Assembly<'a> {
         })?;
         let _ = prepare.try_send(());
 
+        let started_ms = u64::try_from(clock.unix().as_millis()).unwrap_or_default();
+        let reads = Arc::new(Reads::new(parts.member_id, started_ms));
+        let inbox = Arc::new(Inbox::default());
+        let peer_side = Arc::new(PeerSide::new(
+            parts.cluster_id,
+            parts.shared.clone(),
+            inbox.clone(),
+            to_raft.clone(),
+            to_apply.clone(),
+            fatal.clone(),
+            &workers,
+        ));
+        let own_urls = parts.shared.cluster().member(parts.member_id).map(|own| own.peer_urls.clone());
+        let own_urls = own_urls.unwrap_or_else(|| setup.advertise_peer_urls.clone());
+        let transport = Transport::start(
+            peer::Config {
+                identity: Identity::new(parts.member_id, parts.cluster_id, setup.compat, &own_urls)?,
+                handler: peer_side.clone(),
+                dialer: network.dialer,
+                read_timeout: options.raft_read_timeout,
+                write_timeout: options.raft_write_timeout,
+                snapshot_dir: setup.snap_dir(),
+                disk: disk.clone(),
+                log: peers::log_lines(),
+            },
+            network.listeners,
+        )?;
+        for member in network.existing.iter().flat_map(|existing| &existing.members) {
+            transport.add_remote(member.id, &member.peer_urls)?;
+        }
+
         let log_writer = LogWriter { wal: parts.wal, prepare, metrics: metrics.clone() };
         let log_writer = Arc::new(parking_lot::Mutex::new(log_writer));
         let log_thread = LogThread {
             log: log_writer.clone(),
             work: log_work,
+            to_apply: to_apply.clone(),
+            last_snapshot: parts.snapshot_index,
             to_raft: to_raft.clone(),
             disk: disk.clone(),
             snap_dir: setup.snap_dir(),
@@ -243,6 +347,9 @@ impl<'a> Assembly<'a> {
             log: log_writer,
             handed_over: None,
             to_apply: to_apply.clone(),
+            transport: transport.clone(),
+            inbox,
+            reads: reads.clone(),
             progress: progress.clone(),
             heartbeat: setup.heartbeat,
             fatal: fatal.clone(),
@@ -268,6 +375,11 @@ impl<'a> Assembly<'a> {
             last_snapshot: parts.snapshot_index,
             next_snapshot: Duration::ZERO,
             leadership: member::Leadership::default(),
+            transport: transport.clone(),
+            peers: BTreeMap::new(),
+            reads: reads.clone(),
+            disk: disk.clone(),
+            snap_dir: setup.snap_dir(),
             fatal: fatal.clone(),
         };
         let compaction_thread = CompactionThread {
@@ -313,8 +425,14 @@ impl<'a> Assembly<'a> {
                 request_timeout: setup.request_timeout(),
                 election_timeout: setup.election_timeout(),
             },
+            transport: transport.clone(),
+            client: network.client,
+            reads,
+            to_raft: to_raft.clone(),
+            strict_reconfig_check: options.strict_reconfig_check,
             stopping,
         });
+        peer_side.set_node(Some(node.clone()));
 
         for worker in 0..workers.count() {
             let (lanes, to_raft) = (lanes.clone(), to_raft.clone());
@@ -322,7 +440,8 @@ impl<'a> Assembly<'a> {
             workers.spawn_on(worker, move || lanes::enter(&lanes, lane, to_raft));
         }
         let duties_node = node.clone();
-        workers.spawn_on(0, move || duties::run(duties_node, duty_queue, published));
+        let duties_fatal = fatal.clone();
+        workers.spawn_on(0, move || duties::run(duties_node, duty_queue, published, duties_fatal));
         if let Some(retention) = options.auto_compaction {
             let compacting = node.clone();
             workers.spawn_on(0, move || duties::compact(compacting, retention));
@@ -362,6 +481,8 @@ impl<'a> Assembly<'a> {
                 })?
             },
             preparer,
+            transport,
+            peer_side,
             to_raft,
             to_apply,
             to_log,
@@ -395,6 +516,8 @@ impl Running {
             watch,
             purge,
             preparer,
+            transport,
+            peer_side,
         } = self.stop;
         let _ = purge_stop.try_send(());
         let _ = compaction_stop.try_send(());
@@ -403,6 +526,8 @@ impl Running {
         // then the reason was reported.
         let _ = to_raft.send(Input::Stop);
         let _ = raft.join();
+        transport.stop();
+        peer_side.set_node(None);
         let _ = to_apply.send(ApplyWork::Stop);
         let _ = apply.join();
         let _ = compaction.join();

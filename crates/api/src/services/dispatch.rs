@@ -238,10 +238,10 @@ impl<M: Member> Service for EtcdService<M> {
             path::LEASE_TIME_TO_LIVE => self.unary(call, id::LEASE_TIME_TO_LIVE, lease::time_to_live),
             path::LEASE_LEASES => self.unary(call, id::LEASE_LEASES, lease::leases),
             path::MEMBER_LIST => self.unary(call, id::MEMBER_LIST, cluster::member_list),
-            path::MEMBER_ADD => self.unsupported(call, id::MEMBER_ADD),
-            path::MEMBER_REMOVE => self.unsupported(call, id::MEMBER_REMOVE),
-            path::MEMBER_UPDATE => self.unsupported(call, id::MEMBER_UPDATE),
-            path::MEMBER_PROMOTE => self.unsupported(call, id::MEMBER_PROMOTE),
+            path::MEMBER_ADD => self.unary(call, id::MEMBER_ADD, cluster::member_add),
+            path::MEMBER_REMOVE => self.unary(call, id::MEMBER_REMOVE, cluster::member_remove),
+            path::MEMBER_UPDATE => self.unary(call, id::MEMBER_UPDATE, cluster::member_update),
+            path::MEMBER_PROMOTE => self.unary(call, id::MEMBER_PROMOTE, cluster::member_promote),
             path::ALARM => self.unary(call, id::ALARM, maintenance::alarm),
             path::STATUS => {
                 self.unary_on(call, id::STATUS, |_: &pb::StatusRequest| true, maintenance::status)

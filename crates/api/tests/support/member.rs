@@ -213,6 +213,16 @@ impl Member for FakeMember {
         Ok(())
     }
 
+    async fn change_members(&self, change: membership::ConfChange) -> Result<(), Error> {
+        self.fail()?;
+        self.shared.change_cluster(|cluster| cluster.apply(&change))?;
+        Ok(())
+    }
+
+    fn unix_seconds(&self) -> u64 {
+        1_700_000_000
+    }
+
     fn store(&self) -> &Arc<Store> {
         &self.store
     }

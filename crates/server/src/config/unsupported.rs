@@ -71,14 +71,13 @@ pub const LATER: &[Later] = &[
     later("grpc-keepalive-min-time", "refusing clients that ping too often"),
     later("warning-apply-duration", "logging slow requests"),
     later("warning-unary-request-duration", "logging slow requests"),
-    later("strict-reconfig-check", "changing members"),
     later("downgrade-check-time", "downgrades"),
     later("metrics", "latency histograms of calls"),
 ];
 
 // Read and checked, not listed above and still without effect, because their default has the same
-// effect in a cluster of one or because they only tune what is listed: raft-read-timeout,
-// raft-write-timeout, initial-election-tick-advance, backend-bbolt-freelist-type,
+// effect or because they only tune what is listed:
+// initial-election-tick-advance, backend-bbolt-freelist-type,
 // compact-hash-check-time, socket-reuse-address (always on),
 // enable-grpc-gateway (there is none to turn off), the other discovery and tracing flags,
 // log-rotation-config-json, v2-deprecation and discovery-fallback (without effect in etcd too).

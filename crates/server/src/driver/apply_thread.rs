@@ -1,14 +1,18 @@
 //! The apply thread: owns the state machine, publishes results, events and read views.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::sync::atomic::Ordering::Release;
 use std::time::Duration;
 
 use apply::{Applied, Applier, FollowUp, Reply, RequestKind};
-use env::Clock;
+use env::{Clock, Disk};
 use member::Leadership;
 use mvcc::RevisionEvents;
 use mvcc::watch::Hub;
+use peer::Transport;
 use proto::raftpb::ConfChange;
 use types::{Entry, LogPosition, MemberId, Snapshot};
 
@@ -21,6 +25,7 @@ use crate::log;
 use crate::mailbox::{Receiver, Sender};
 use crate::metrics::Metrics;
 use crate::progress::Progress;
+use crate::reads::Reads;
 
 /// Entries applied before their answers are delivered: bounds how long the first one waits for
 /// the last.
@@ -33,14 +38,25 @@ const SLOW_APPLY: Duration = Duration::from_millis(100);
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Work for the apply thread.
-#[derive(Debug)]
 pub enum ApplyWork {
     /// Committed entries, in order.
     Entries(Vec<Entry>),
     /// Leadership changed: leases start or stop their clocks.
     Leadership(Leadership),
+    /// A snapshot of the leader is saved and in the log: its database takes the place of ours.
+    Install(Snapshot),
+    /// Answers with an image of the backend as it is now, and what it is an image of.
+    OpenSnapshot(SyncSender<Result<Image, backend::Error>>),
     /// Finish what was queued before and stop.
     Stop,
+}
+
+/// The database and what it holds.
+pub struct Image {
+    /// Position and members of the content.
+    pub snapshot: Snapshot,
+    /// The content.
+    pub content: backend::Snapshot,
 }
 
 /// What the apply thread works with.
@@ -85,6 +101,16 @@ pub struct ApplyThread {
     pub next_snapshot: Duration,
     /// Leadership as last told.
     pub leadership: Leadership,
+    /// The peers.
+    pub transport: Transport,
+    /// The peers that the transport knows, with their URLs.
+    pub peers: BTreeMap<MemberId, Vec<String>>,
+    /// Reads that wait for an index.
+    pub reads: Arc<Reads>,
+    /// The disk, for received snapshots.
+    pub disk: Arc<dyn Disk>,
+    /// Where they are.
+    pub snap_dir: PathBuf,
     /// Where to report the end of everything.
     pub fatal: Fatal,
 }
@@ -92,6 +118,7 @@ pub struct ApplyThread {
 impl ApplyThread {
     /// Runs until told to stop, or until an entry cannot be applied.
     pub fn run(mut self) {
+        self.follow_members();
         while let Some(work) = self.work.recv() {
             match work {
                 ApplyWork::Entries(entries) => {
@@ -102,6 +129,15 @@ impl ApplyThread {
                     }
                 }
                 ApplyWork::Leadership(leadership) => self.lead(leadership),
+                ApplyWork::Install(snapshot) => {
+                    if let Err(error) = self.install(&snapshot) {
+                        return self.fatal.stop(error.to_string());
+                    }
+                }
+                ApplyWork::OpenSnapshot(answer) => {
+                    // Who asked may have left.
+                    let _ = answer.send(self.open_snapshot());
+                }
                 ApplyWork::Stop => return,
             }
         }
@@ -119,6 +155,7 @@ impl ApplyThread {
         if let Some(last) = entries.last() {
             self.progress.applied_term.store(last.term, Release);
             self.progress.applied.store(last.index, Release);
+            self.reads.applied(last.index);
         }
         if !events.is_empty() {
             self.hub.publish(events);
@@ -168,6 +205,7 @@ impl ApplyThread {
             Some(FollowUp::FirstCommitInTerm { term }) => self.first_commit(term),
             Some(FollowUp::ConfChange { change }) => {
                 self.log_conf_change(&change);
+                self.follow_members();
                 let _ = self.to_raft.send(Input::ConfChangeApplied(change));
             }
         }
@@ -193,7 +231,10 @@ impl ApplyThread {
     /// ever acknowledged is applied here, and its leases count from now.
     fn first_commit(&mut self, term: u64) {
         if self.leadership.is_leader && self.leadership.term == term {
-            self.shared.lessor.lock().promote(self.clock.now(), self.lease_extension);
+            let mut lessor = self.shared.lessor.lock();
+            lessor.promote(self.clock.now(), self.lease_extension);
+            self.progress.primary_term.store(term, Release);
+            drop(lessor);
             self.progress.set_caught_up();
             let _ = self.duties.send(Duty::BecameLeader);
         }
@@ -202,8 +243,82 @@ impl ApplyThread {
     fn lead(&mut self, leadership: Leadership) {
         if self.leadership.is_leader && !leadership.is_leader {
             self.shared.lessor.lock().demote();
+            // The raft thread did so already, perhaps before `first_commit` said the opposite.
+            self.progress.leads_and_caught_up.store(false, Release);
         }
         self.leadership = leadership;
+    }
+
+    /// Lets the transport know whom to talk to.
+    fn follow_members(&mut self) {
+        let cluster = self.shared.cluster();
+        let own = cluster.member(self.member_id);
+        self.progress.is_learner.store(own.is_some_and(|member| member.is_learner), Release);
+        let gone: Vec<MemberId> =
+            self.peers.keys().copied().filter(|id| cluster.member(*id).is_none()).collect();
+        for id in gone {
+            self.peers.remove(&id);
+            self.transport.remove_peer(id);
+        }
+        for member in cluster.members().filter(|member| member.id != self.member_id) {
+            let known = self.peers.get(&member.id);
+            if known == Some(&member.peer_urls) {
+                continue;
+            }
+            let told = match known {
+                Some(_) => self.transport.update_peer(member.id, &member.peer_urls),
+                None => self.transport.add_peer(member.id, &member.peer_urls),
+            };
+            match told {
+                Ok(()) => drop(self.peers.insert(member.id, member.peer_urls.clone())),
+                Err(error) => log::warn!(
+                    "a member has peer URLs that cannot be used",
+                    "remote-peer-id" => member.id, "error" => error.to_string()
+                ),
+            }
+        }
+        if cluster.is_removed(self.member_id) {
+            let _ = self.duties.send(Duty::Removed);
+        }
+    }
+
+    /// Takes the leader's state in place of the own.
+    fn install(&mut self, snapshot: &Snapshot) -> Result<(), InstallError> {
+        let LogPosition { index, term } = snapshot.position;
+        log::info!("applying snapshot", "incoming-leader-snapshot-index" => index);
+        let received = self.snap_dir.join(wal::snap::db_file_name(index));
+        let installed = self.applier.install(&received, snapshot)?;
+        if installed.lost_leases > 0 {
+            log::warn!("keys name leases that do not exist; they stay without a lease", "count" => installed.lost_leases);
+        }
+        wal::snap::remove_db_files_below(&*self.disk, &self.snap_dir, index)?;
+        if let Some(job) = installed.resume_compaction {
+            let _ = self.compactions.send(CompactionWork { job: job.with_batch(self.compaction_batch_limit) });
+        }
+        self.follow_members();
+        if let Some(version) = self.shared.cluster().version() {
+            self.metrics.agree_on_cluster_version(version);
+        }
+        self.last_snapshot = index;
+        self.progress.applied_term.store(term, Release);
+        self.progress.applied.store(index, Release);
+        self.reads.applied(index);
+        self.hub.resync();
+        let _ = self.to_raft.send(Input::Applied(index));
+        log::info!("applied snapshot", "incoming-leader-snapshot-index" => index);
+        Ok(())
+    }
+
+    /// The state as it is now: every entry applied so far is in the image.
+    fn open_snapshot(&self) -> Result<Image, backend::Error> {
+        let content = self.backend.snapshot()?;
+        Ok(Image { snapshot: self.describe(content.position()), content })
+    }
+
+    fn describe(&self, position: LogPosition) -> Snapshot {
+        let cluster = self.shared.cluster();
+        let conf_state = apply::members::conf_state(&cluster);
+        Snapshot { position, conf_state, data: cluster.to_v2_store().into() }
     }
 
     fn snapshot_if_due(&mut self, position: LogPosition) {
@@ -218,11 +333,18 @@ impl ApplyThread {
         }
         self.next_snapshot = now + SNAPSHOT_INTERVAL;
         self.last_snapshot = position.index;
-        let cluster = self.shared.cluster();
-        let conf_state = apply::members::conf_state(&cluster);
         log::info!("triggering snapshot", "local-member-applied-index" => position.index);
-        let _ = self.snapshots.send(Snapshot { position, conf_state, data: cluster.to_v2_store().into() });
+        let _ = self.snapshots.send(self.describe(position));
     }
+}
+
+/// Why a received snapshot was not installed.
+#[derive(Debug, thiserror::Error)]
+enum InstallError {
+    #[error("received snapshot: {0}")]
+    Restore(#[from] apply::restore::RestoreError),
+    #[error("received snapshot: {0}")]
+    Files(#[from] wal::snap::Error),
 }
 
 /// Requests of a batch by kind and outcome. Neighbours of the same kind count as one line, so that

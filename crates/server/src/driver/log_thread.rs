@@ -12,6 +12,7 @@ use types::Snapshot;
 use wal::{Batch, Wal, WalSnapshot};
 
 use super::Input;
+use super::apply_thread::ApplyWork;
 use crate::fatal::Fatal;
 use crate::log;
 use crate::mailbox::{Receiver, Sender};
@@ -72,6 +73,8 @@ pub struct LogThread {
     pub log: Arc<Mutex<LogWriter>>,
     /// Work.
     pub work: Receiver<LogWork>,
+    /// To have received snapshots installed.
+    pub to_apply: Sender<ApplyWork>,
     /// To report what is on disk.
     pub to_raft: Sender<Input>,
     /// For `.snap` files.
@@ -80,6 +83,8 @@ pub struct LogThread {
     pub snap_dir: PathBuf,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Index of the last snapshot in the log.
+    pub last_snapshot: u64,
     /// Where to report the end of everything.
     pub fatal: Fatal,
 }
@@ -108,9 +113,13 @@ impl LogThread {
     fn persist(&mut self, first: Persist) -> Result<Option<LogWork>, LogError> {
         let mut round = first;
         let mut next = None;
+        let received = round.snapshot.take();
+        if let Some(snapshot) = &received {
+            self.save_snapshot(snapshot)?;
+        }
         while round.entries.len() < MAX_ENTRIES_PER_ROUND {
             match self.work.try_recv() {
-                Some(LogWork::Persist(more)) => {
+                Some(LogWork::Persist(more)) if more.snapshot.is_none() => {
                     round.number = more.number;
                     round.entries.extend(more.entries);
                     round.hard_state = more.hard_state.or(round.hard_state);
@@ -123,12 +132,22 @@ impl LogThread {
             }
         }
         self.log.lock().persist(&round)?;
+        if let Some(snapshot) = received {
+            // Before the raft thread hears of it, and so hands out entries behind it.
+            self.log.lock().wal.sync()?;
+            let _ = self.to_apply.send(ApplyWork::Install(snapshot));
+        }
         // The raft thread ends before this one; what it does not hear needs no answer.
         let _ = self.to_raft.send(Input::Persisted(round.number));
         Ok(next)
     }
 
     fn save_snapshot(&mut self, snapshot: &Snapshot) -> Result<(), LogError> {
+        if snapshot.position.index <= self.last_snapshot {
+            // One of the leader's was faster.
+            return Ok(());
+        }
+        self.last_snapshot = snapshot.position.index;
         let start = Instant::now();
         wal::snap::save(&*self.disk, &self.snap_dir, snapshot)?;
         self.metrics.snapshot_saved(start.elapsed());

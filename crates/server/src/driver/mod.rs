@@ -3,6 +3,7 @@
 //! ```text
 //!  workers (lanes) ──Input──▶ raft thread ──Persist──▶ log thread ──Persisted──▶ raft thread
 //!     ▲                          │  owns member::Member        owns wal::Wal
+//!     │       peers ◀──Send──────┤ ◀──Message── peers
 //!     │                          └──Apply──▶ apply thread ──Applied──▶ raft thread
 //!     └──── answers, by lane ────────────────┤  owns apply::Applier
 //!                                            ├──events──▶ watch thread
@@ -20,7 +21,12 @@
 //! The queues between these threads are unbounded, so that no two of them can wait for each other.
 //! What flows through them is bounded where it enters: a lane admits a request only while the gap
 //! between commit and apply, and the bytes it has under way, are below their limits
-//! ([`crate::lanes`]).
+//! ([`crate::lanes`]), and of peers' messages only so many wait for the raft thread
+//! ([`crate::peers`]).
+//!
+//! A snapshot from the leader takes the way of a write: the log thread saves it and its record in
+//! the log, tells the apply thread to install the database that came with it, and only then tells
+//! the raft thread; so entries behind it reach the apply thread after it.
 
 pub mod apply_thread;
 pub mod log_thread;
@@ -28,6 +34,8 @@ pub mod raft_thread;
 pub mod store_threads;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
+use types::MemberId;
 
 use crate::lanes::Proposal;
 
@@ -36,6 +44,13 @@ use crate::lanes::Proposal;
 pub enum Input {
     /// Proposals of one lane's turn.
     Propose(Vec<Proposal>),
+    /// What a leader of this term decided of its own accord: forgotten if it leads no more.
+    ProposeLeading {
+        /// The term.
+        term: u64,
+        /// The encoded request.
+        payload: Bytes,
+    },
     /// An encoded conf change.
     ProposeConfChange(Bytes),
     /// A message of a peer.
@@ -46,6 +61,21 @@ pub enum Input {
     Applied(u64),
     /// The apply thread decided about a conf change.
     ConfChangeApplied(proto::raftpb::ConfChange),
+    /// Ask for the index of this round of reads.
+    ReadIndex(u64),
+    /// Hand leadership to another voter.
+    TransferLeader(MemberId),
+    /// Messages to a peer do not get through.
+    PeerUnreachable(MemberId),
+    /// A snapshot was delivered to a peer, or was not.
+    SnapshotReport {
+        /// The peer.
+        to: MemberId,
+        /// Whether it has it.
+        delivered: bool,
+    },
+    /// Answers with a look inside consensus.
+    Status(oneshot::Sender<consensus::Status>),
     /// Campaign now.
     Campaign,
     /// Stop after handing out what is ready.

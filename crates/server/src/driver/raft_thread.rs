@@ -11,8 +11,14 @@ use super::Input;
 use super::apply_thread::ApplyWork;
 use super::log_thread::{LogWork, LogWriter};
 use crate::fatal::Fatal;
+use crate::log;
 use crate::mailbox::{Nothing, Receiver, Sender};
+use crate::peers::Inbox;
 use crate::progress::Progress;
+use crate::reads::Reads;
+
+/// After this time without an answer a read point is asked for again.
+const READ_INDEX_RETRY: Duration = Duration::from_millis(500);
 
 /// Inputs taken before effects are looked at: bounds the time between two looks.
 const INPUTS_PER_ROUND: usize = 1024;
@@ -31,6 +37,12 @@ pub struct RaftThread {
     pub handed_over: Option<u64>,
     /// To the apply thread.
     pub to_apply: Sender<ApplyWork>,
+    /// To the peers.
+    pub transport: peer::Transport,
+    /// How many of the peers' messages wait.
+    pub inbox: Arc<Inbox>,
+    /// Reads that wait for their read point.
+    pub reads: Arc<Reads>,
     /// Shared numbers.
     pub progress: Arc<Progress>,
     /// Length of a tick.
@@ -49,6 +61,8 @@ impl RaftThread {
 
     fn run_inner(&mut self) -> Result<(), RaftError> {
         let mut next_tick = Instant::now() + self.heartbeat;
+        let mut next_read_retry = Instant::now() + READ_INDEX_RETRY;
+        self.note_voters();
         self.route()?;
         loop {
             let mut taken = 0;
@@ -70,6 +84,10 @@ impl RaftThread {
                 // A stalled thread does not catch up on ticks: time that nobody saw is no reason
                 // for an election.
                 next_tick = now + self.heartbeat;
+                if now >= next_read_retry {
+                    next_read_retry = now + READ_INDEX_RETRY;
+                    self.ask_for_reads()?;
+                }
             }
             self.route()?;
         }
@@ -82,7 +100,22 @@ impl RaftThread {
                 member::Input::Propose(proposals.into_iter().map(|proposal| proposal.payload).collect())
             }
             Input::ProposeConfChange(change) => member::Input::ProposeConfChange(change),
-            Input::Message(message) => member::Input::Message(message),
+            Input::ProposeLeading { term, payload } => {
+                member::Input::ProposeLeading { term, payloads: vec![payload] }
+            }
+            Input::Message(message) => {
+                self.inbox.taken();
+                member::Input::Message(message)
+            }
+            Input::ReadIndex(round) => member::Input::ReadIndex(round),
+            Input::TransferLeader(to) => member::Input::TransferLeader(to),
+            Input::PeerUnreachable(peer) => member::Input::PeerUnreachable(peer),
+            Input::SnapshotReport { to, delivered } => member::Input::SnapshotReport { to, delivered },
+            Input::Status(answer) => {
+                // Who asked may have left.
+                let _ = answer.send(self.member.status());
+                return Ok(true);
+            }
             Input::Persisted(number) => {
                 if self.handed_over == Some(number) {
                     self.handed_over = None;
@@ -90,7 +123,13 @@ impl RaftThread {
                 member::Input::Persisted(number)
             }
             Input::Applied(index) => member::Input::Applied(index),
-            Input::ConfChangeApplied(change) => member::Input::ConfChangeApplied(change),
+            Input::ConfChangeApplied(change) => {
+                // Others may lead as soon as they are known here.
+                self.progress.sole_voter.store(false, Release);
+                self.member.handle(member::Input::ConfChangeApplied(change))?;
+                self.note_voters();
+                return Ok(true);
+            }
             Input::Campaign => member::Input::Campaign,
             Input::Stop => return Ok(false),
         };
@@ -113,9 +152,19 @@ impl RaftThread {
                     Effect::Leadership(leadership) => {
                         self.progress.set_leadership(leadership);
                         let _ = self.to_apply.send(ApplyWork::Leadership(leadership));
+                        if leadership.leader.0 != 0 {
+                            self.ask_for_reads()?;
+                        }
                     }
-                    // One member has no peers, and reads locally: see `Node::read_index`.
-                    Effect::Send(_) | Effect::ReadReady(_) | Effect::Dropped(_) => {}
+                    Effect::Send(messages) => self.transport.send(messages),
+                    Effect::ReadReady(read) => {
+                        if let Some(round) = self.reads.answered(read, &self.progress) {
+                            self.member.handle(member::Input::ReadIndex(round))?;
+                        }
+                    }
+                    Effect::Dropped(error) => {
+                        log::warn!("dropped a raft message of a peer", "error" => error.to_string());
+                    }
                 }
             }
         }
@@ -123,11 +172,28 @@ impl RaftThread {
         Ok(())
     }
 
+    /// Asks for the read point that has no answer yet.
+    fn ask_for_reads(&mut self) -> Result<(), consensus::Error> {
+        match self.reads.unanswered() {
+            Some(round) => self.member.handle(member::Input::ReadIndex(round)),
+            None => Ok(()),
+        }
+    }
+
+    fn note_voters(&self) {
+        let alone = self.member.conf_state().voters == [self.member.id().0];
+        self.progress.sole_voter.store(alone, Release);
+    }
+
     /// Writes here if that keeps nobody waiting, else hands over to the log thread. Writes are
     /// never out of order: this thread writes only when the log thread has written all it got.
     fn persist(&mut self, persist: Persist) -> Result<(), RaftError> {
         let number = persist.number;
-        if self.handed_over.is_none() && !self.member.has_peers() {
+        let received = persist.snapshot.is_some();
+        if received {
+            self.note_voters();
+        }
+        if self.handed_over.is_none() && !received && !self.member.has_peers() {
             self.log.lock().persist(&persist)?;
             self.member.handle(member::Input::Persisted(number))?;
         } else {

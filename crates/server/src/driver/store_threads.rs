@@ -59,6 +59,14 @@ impl BackendSignal {
         }
     }
 
+    /// An image of everything that was appended.
+    ///
+    /// # Errors
+    /// The commit before it failed.
+    pub fn snapshot(&self) -> Result<backend::Snapshot, backend::Error> {
+        self.backend.snapshot()
+    }
+
     /// Asks for a commit without waiting for it.
     pub fn commit_now(&self) {
         self.state.wanted.lock().commit_now = true;

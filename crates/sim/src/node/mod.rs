@@ -202,7 +202,6 @@ impl Node {
             checkpoint_interval: profile.checkpoints.then_some(Duration::from_secs(1)),
             no_sync: ctx.bug == Some(Bug::NoSync),
             wal_segment_bytes: profile.segment_bytes,
-            several_members: true,
             seed: ctx.random.next_u64(),
         }
     }

@@ -1,0 +1,160 @@
+//! Read points, shared by all that ask while one is under way.
+//!
+//! A linearizable read needs an index that the leader vouches for, and that index applied here.
+//! One round serves everybody who asked before it began; who comes later joins the next round,
+//! which begins when this one is answered. A round without an answer (no leader, a lost message)
+//! is asked for again by the raft thread.
+//!
+//! ```text
+//!  worker ── join ──▶ joining ── round begins ──▶ round ── ReadReady ──▶ confirmed ── applied ──▶ done
+//! ```
+
+use std::sync::atomic::Ordering::{Acquire, SeqCst};
+use std::sync::atomic::{AtomicBool, fence};
+
+use member::ReadState;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use types::MemberId;
+
+use crate::progress::Progress;
+
+type Waiters = Vec<oneshot::Sender<()>>;
+
+/// All reads that wait for their read point. See the module documentation.
+pub struct Reads {
+    state: Mutex<State>,
+    /// Whether somebody waits for the apply thread: saves it the lock.
+    waits_for_apply: AtomicBool,
+}
+
+struct State {
+    last_context: u64,
+    joining: Waiters,
+    round: Option<(u64, Waiters)>,
+    confirmed: Vec<(u64, Waiters)>,
+}
+
+impl State {
+    fn begin(&mut self) -> Option<u64> {
+        if self.round.is_some() || self.joining.is_empty() {
+            return None;
+        }
+        self.last_context += 1;
+        self.round = Some((self.last_context, std::mem::take(&mut self.joining)));
+        Some(self.last_context)
+    }
+}
+
+impl Reads {
+    /// Reads of a member that started at this wall-clock time. The leader knows rounds by their
+    /// number alone, so no two members, and no two lives of one, may use the same.
+    pub fn new(member: MemberId, started_unix_ms: u64) -> Self {
+        let last_context = (member.0 & 0xffff) << 48 | (started_unix_ms & 0xff_ffff_ffff) << 8;
+        let state = State { last_context, joining: Vec::new(), round: None, confirmed: Vec::new() };
+        Self { state: Mutex::new(state), waits_for_apply: AtomicBool::new(false) }
+    }
+
+    /// Joins the next round. The receiver hears when the read may go on; the number, if there is
+    /// one, is the round that begins now: the caller asks the raft thread for it.
+    pub fn join(&self) -> (oneshot::Receiver<()>, Option<u64>) {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.state.lock();
+        state.joining.push(sender);
+        (receiver, state.begin())
+    }
+
+    /// The leader answered. Returns the round that begins now, to be asked for.
+    pub fn answered(&self, read: ReadState, progress: &Progress) -> Option<u64> {
+        let mut state = self.state.lock();
+        if state.round.as_ref().is_none_or(|(context, _)| *context != read.ctx) {
+            return None;
+        }
+        let waiters = state.round.take().map(|(_, waiters)| waiters).unwrap_or_default();
+        state.confirmed.push((read.index, waiters));
+        self.waits_for_apply.store(true, SeqCst);
+        // The apply thread either sees the flag, or its index is seen here.
+        fence(SeqCst);
+        self.release(&mut state, progress.applied.load(Acquire));
+        state.begin()
+    }
+
+    /// The round without an answer, if there is one that somebody still waits for.
+    pub fn unanswered(&self) -> Option<u64> {
+        let mut state = self.state.lock();
+        state.joining.retain(|waiter| !waiter.is_closed());
+        if let Some((_, waiters)) = &mut state.round {
+            waiters.retain(|waiter| !waiter.is_closed());
+            if waiters.is_empty() {
+                state.round = None;
+            }
+        }
+        match &state.round {
+            Some((context, _)) => Some(*context),
+            None => state.begin(),
+        }
+    }
+
+    /// Everything up to `index` is applied, and that can be read. Called by the apply thread after
+    /// it published the index.
+    pub fn applied(&self, index: u64) {
+        fence(SeqCst);
+        if self.waits_for_apply.load(SeqCst) {
+            self.release(&mut self.state.lock(), index);
+        }
+    }
+
+    fn release(&self, state: &mut State, applied: u64) {
+        state.confirmed.retain_mut(|(index, waiters)| {
+            let waits = *index > applied;
+            if !waits {
+                // Who gave up has left.
+                for waiter in waiters.drain(..) {
+                    let _ = waiter.send(());
+                }
+            }
+            waits
+        });
+        self.waits_for_apply.store(!state.confirmed.is_empty(), SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::Release;
+
+    use super::*;
+
+    #[test]
+    fn a_round_serves_those_who_came_before_it_began() {
+        let (reads, progress) = (Reads::new(MemberId(7), 1), Progress::default());
+        let (mut first, begun) = reads.join();
+        let (mut second, joins) = reads.join();
+        let context = begun.unwrap();
+        assert_eq!((joins, reads.unanswered()), (None, Some(context)));
+
+        progress.applied.store(9, Release);
+        assert_eq!(reads.answered(ReadState { ctx: context + 5, index: 9 }, &progress), None);
+        let next = reads.answered(ReadState { ctx: context, index: 10 }, &progress);
+        assert_eq!(next, Some(context + 1));
+        assert!(first.try_recv().is_err(), "entry 10 is not applied");
+        reads.applied(10);
+        assert_eq!((first.try_recv(), second.try_recv().is_err()), (Ok(()), true));
+
+        assert_eq!(reads.answered(ReadState { ctx: context + 1, index: 10 }, &progress), None);
+        assert!(second.try_recv().is_err(), "the shared index counts, not what apply said before");
+        progress.applied.store(10, Release);
+        reads.applied(10);
+        assert_eq!(second.try_recv(), Ok(()));
+    }
+
+    #[test]
+    fn a_round_that_nobody_waits_for_is_forgotten() {
+        let reads = Reads::new(MemberId(7), 1);
+        let (receiver, begun) = reads.join();
+        assert!(begun.is_some());
+        drop(receiver);
+        assert_eq!(reads.unanswered(), None);
+        assert!(reads.join().1.is_some());
+    }
+}
