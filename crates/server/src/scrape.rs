@@ -17,7 +17,7 @@ pub fn metrics(node: &Node, calls: &api::grpc::Metrics, health: &HealthCounters)
     refresh_health(health, metrics);
     let counts = calls.snapshot();
     let methods: Vec<MethodCounts<'_>> = counts.iter().map(method).collect();
-    metrics.render(&methods)
+    metrics.render(&methods, Some(node.parts().transport.metrics()))
 }
 
 fn method(counts: &Counts) -> MethodCounts<'_> {

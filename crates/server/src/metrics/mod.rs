@@ -323,7 +323,7 @@ impl Metrics {
     }
 
     /// The answer to a scrape.
-    pub fn render(&self, methods: &[MethodCounts<'_>]) -> String {
+    pub fn render(&self, methods: &[MethodCounts<'_>], peers: Option<&peer::Metrics>) -> String {
         self.scrapes_in_flight.with([]).add(1);
         let mut out = Exposition::default();
         self.print_families(&mut out);
@@ -359,6 +359,9 @@ impl Metrics {
         });
         for method in methods {
             method.print(&mut out);
+        }
+        if let Some(peers) = peers {
+            peers.visit(|series| out.peer_series(&series));
         }
         process::collect(&mut out);
         self.scrapes_in_flight.with([]).add(-1);

@@ -88,6 +88,37 @@ impl Exposition {
         histogram: &Histogram,
     ) {
         let (buckets, sum, count) = histogram.read();
+        self.buckets(name, help, labels, buckets, sum, count);
+    }
+
+    /// Adds what the transport counted.
+    pub fn peer_series(&mut self, series: &peer::Series) {
+        let mut labels: Vec<(&'static str, &str)> =
+            series.labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        labels.sort_unstable();
+        match &series.value {
+            peer::Value::Counter(count) => {
+                self.value(series.name, Kind::Counter, series.help, &labels, *count as f64);
+            }
+            peer::Value::Gauge(value) => {
+                self.value(series.name, Kind::Gauge, series.help, &labels, *value as f64);
+            }
+            peer::Value::Histogram(read) => {
+                let (buckets, sum, count) = (read.buckets.clone(), read.sum_seconds, read.count);
+                self.buckets(series.name, series.help, &labels, buckets, sum, count);
+            }
+        }
+    }
+
+    fn buckets(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        labels: Labels<'_>,
+        buckets: Vec<(f64, u64)>,
+        sum: f64,
+        count: u64,
+    ) {
         let mut lines = String::with_capacity(buckets.len() * 96);
         let top = std::iter::once(("+Inf".to_owned(), count));
         for (bound, below) in buckets.into_iter().map(|(bound, below)| (go_float(bound), below)).chain(top) {
