@@ -32,7 +32,8 @@ impl Cluster {
         let mut members = prepared
             .map(|(number, program)| Member::prepare(program, args, &place(number)))
             .collect::<anyhow::Result<Vec<_>>>()?;
-        let entries: Vec<String> = members.iter().enumerate().map(|(number, member)| entry(number, member)).collect();
+        let entries: Vec<String> =
+            members.iter().enumerate().map(|(number, member)| entry(number, member)).collect();
         let initial = entries.join(",");
         for (number, member) in members.iter_mut().enumerate() {
             member.add_args(&["--name", &format!("n{number}"), "--initial-cluster", &initial]);
@@ -64,9 +65,12 @@ impl Cluster {
     fn leader(&self) -> anyhow::Result<usize> {
         let mut found = None;
         eventually("a leader is known", || {
-            for (number, member) in self.members.iter().enumerate().filter(|(_, member)| member.pid().is_some()) {
+            for (number, member) in
+                self.members.iter().enumerate().filter(|(_, member)| member.pid().is_some())
+            {
                 let Ok(status) = status(member) else { continue };
-                if status.leader != 0 && status.header.is_some_and(|header| header.member_id == status.leader) {
+                if status.leader != 0 && status.header.is_some_and(|header| header.member_id == status.leader)
+                {
                     found = Some(number);
                 }
             }
@@ -195,7 +199,14 @@ fn three_members_serve_anywhere_and_lose_nothing_with_their_leader() -> anyhow::
     ledgers.iter().try_for_each(|ledger| ledger.check(&kvs))?;
     cluster.members[leader].run()?;
     put_and_get_anywhere(&cluster, "second")?;
-    cluster.settle()
+    cluster.settle()?;
+    // Power goes everywhere at once.
+    cluster.members.iter_mut().try_for_each(Member::kill)?;
+    cluster.members.iter_mut().try_for_each(Member::spawn)?;
+    cluster.members.iter_mut().try_for_each(Member::wait_serving)?;
+    let (kvs, _) = block_on(read_all(&cluster.members[survivor].authority()))?;
+    ledgers.iter().try_for_each(|ledger| ledger.check(&kvs))?;
+    put_and_get_anywhere(&cluster, "third")
 }
 
 #[test]

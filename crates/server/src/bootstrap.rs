@@ -229,7 +229,9 @@ pub enum Error {
     )]
     AuthEnabled,
     /// `--initial-cluster-state existing` without data, and nobody described the cluster.
-    #[error("cannot fetch cluster info from peer urls: could not retrieve cluster information from the given URLs")]
+    #[error(
+        "cannot fetch cluster info from peer urls: could not retrieve cluster information from the given URLs"
+    )]
     NoClusterToJoin,
 }
 

@@ -113,7 +113,8 @@ impl Node {
         if status.soft_state.leader != self.id().0 {
             return Err(Error::NotLeader);
         }
-        let matched = |id: MemberId| status.progress.iter().find(|peer| peer.id == id.0).map(|peer| peer.matched);
+        let matched =
+            |id: MemberId| status.progress.iter().find(|peer| peer.id == id.0).map(|peer| peer.matched);
         let learner = matched(id).ok_or(Error::MemberNotFound)?;
         let own = matched(self.id()).unwrap_or(status.commit);
         if u128::from(learner) * 100 < u128::from(own) * u128::from(READY_PERCENT) {
@@ -135,7 +136,10 @@ impl Node {
     fn leader_urls(&self) -> Vec<String> {
         let cluster = self.shared().cluster();
         let leader = Some(self.progress().leader()).filter(|leader| *leader != self.id());
-        leader.and_then(|leader| cluster.member(leader)).map(|leader| leader.peer_urls.clone()).unwrap_or_default()
+        leader
+            .and_then(|leader| cluster.member(leader))
+            .map(|leader| leader.peer_urls.clone())
+            .unwrap_or_default()
     }
 
     /// Hands leadership over and waits until it is there.
@@ -162,7 +166,10 @@ impl Node {
     /// Before a stop: a leader hands over to the voter that has been reachable for longest, so that
     /// nobody has to wait for an election.
     pub async fn leave_leadership(&self) {
-        let fields = [("local-member-id", self.id().into()), ("current-leader-member-id", self.progress().leader().into())];
+        let fields = [
+            ("local-member-id", self.id().into()),
+            ("current-leader-member-id", self.progress().leader().into()),
+        ];
         if !self.progress().is_leader() {
             return log::info("skipped leadership transfer; local server is not leader", &fields);
         }
@@ -175,7 +182,10 @@ impl Node {
         let transport = &self.parts().transport;
         let active = others.into_iter().filter_map(|id| transport.active_since(id).map(|since| (since, id)));
         let Some((_, heir)) = active.min() else {
-            return log::warn("leadership transfer failed", &[("error", Error::Unhealthy.to_string().into())]);
+            return log::warn(
+                "leadership transfer failed",
+                &[("error", Error::Unhealthy.to_string().into())],
+            );
         };
         if let Err(error) = self.hand_leadership_to(heir).await {
             log::warn!("leadership transfer failed", "local-member-id" => self.id(), "error" => error.to_string());

@@ -16,9 +16,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use membership::Member;
 use parking_lot::Mutex;
-use peer::{
-    Handler, HashKv, HashKvError, LeaseError, LeaseTimes, OutgoingSnapshot, PromoteError, StepError,
-};
+use peer::{Handler, HashKv, HashKvError, LeaseError, LeaseTimes, OutgoingSnapshot, PromoteError, StepError};
 use proto::raftpb;
 use tokio::sync::oneshot;
 use types::{ClusterId, LeaseId, MemberId, Version};

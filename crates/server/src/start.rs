@@ -185,11 +185,7 @@ struct Network {
 
 /// Before the first start: asks the others about the cluster, to join it, or to be sure that this
 /// member is really new.
-fn ask_cluster(
-    disk: &dyn Disk,
-    options: &Options,
-    client: &Client,
-) -> Result<Option<Existing>, StartError> {
+fn ask_cluster(disk: &dyn Disk, options: &Options, client: &Client) -> Result<Option<Existing>, StartError> {
     let setup = &options.bootstrap;
     if wal::exists(disk, &setup.wal_dir()).map_err(bootstrap::Error::from)? {
         return Ok(None);

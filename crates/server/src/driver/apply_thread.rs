@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
 use std::sync::atomic::Ordering::Release;
+use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use apply::{Applied, Applier, FollowUp, Reply, RequestKind};
@@ -288,12 +288,16 @@ impl ApplyThread {
         log::info!("applying snapshot", "incoming-leader-snapshot-index" => index);
         let received = self.snap_dir.join(wal::snap::db_file_name(index));
         let installed = self.applier.install(&received, snapshot)?;
+        if backend::schema::auth_enabled(&self.backend.view())? {
+            return Err(InstallError::Auth);
+        }
         if installed.lost_leases > 0 {
             log::warn!("keys name leases that do not exist; they stay without a lease", "count" => installed.lost_leases);
         }
         wal::snap::remove_db_files_below(&*self.disk, &self.snap_dir, index)?;
         if let Some(job) = installed.resume_compaction {
-            let _ = self.compactions.send(CompactionWork { job: job.with_batch(self.compaction_batch_limit) });
+            let _ =
+                self.compactions.send(CompactionWork { job: job.with_batch(self.compaction_batch_limit) });
         }
         self.follow_members();
         if let Some(version) = self.shared.cluster().version() {
@@ -345,6 +349,13 @@ enum InstallError {
     Restore(#[from] apply::restore::RestoreError),
     #[error("received snapshot: {0}")]
     Files(#[from] wal::snap::Error),
+    #[error("received snapshot: {0}")]
+    Backend(#[from] backend::Error),
+    #[error(
+        "received snapshot: authentication is enabled in this cluster and this version does not support it yet: \
+         the member would be open to everybody; it stops"
+    )]
+    Auth,
 }
 
 /// Requests of a batch by kind and outcome. Neighbours of the same kind count as one line, so that

@@ -67,6 +67,11 @@ impl BackendSignal {
         self.backend.snapshot()
     }
 
+    /// What is in the backend now.
+    pub fn view(&self) -> Arc<backend::View> {
+        self.backend.view()
+    }
+
     /// Asks for a commit without waiting for it.
     pub fn commit_now(&self) {
         self.state.wanted.lock().commit_now = true;
