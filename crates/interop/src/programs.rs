@@ -46,12 +46,6 @@ pub fn real(version: &str, program: &str) -> PathBuf {
     path
 }
 
-/// A real program that not every machine has.
-pub fn real_if_there(version: &str, program: &str) -> Option<PathBuf> {
-    let path = cache().join("etcd").join(version).join(program);
-    path.exists().then_some(path)
-}
-
 /// One of our programs.
 ///
 /// # Panics

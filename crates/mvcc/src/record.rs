@@ -9,7 +9,7 @@
 //! Zero fields are left out (proto3). A tombstone holds only `key`. A record of zero bytes is legal:
 //! `etcdutl snapshot restore --bump-revision` writes one, it reads as the empty key.
 
-use bytes::{BufMut, Bytes};
+use bytes::{BufMut, Bytes, BytesMut};
 use types::BytesArena;
 
 /// The fields of a record, borrowed from its bytes.
@@ -76,9 +76,11 @@ pub fn key_of(bytes: &[u8]) -> Result<&[u8], MalformedRecord> {
     parse(bytes).map(|fields| fields.key)
 }
 
-/// Encodes a put.
+/// Encodes a put in memory of its own.
 pub fn encode(fields: &RecordFields<'_>) -> Bytes {
-    encode_in(&mut BytesArena::default(), fields)
+    let mut record = BytesMut::with_capacity(encoded_len(fields));
+    write(&mut record, fields);
+    record.freeze()
 }
 
 /// Encodes a put in memory of `arena`.
@@ -110,9 +112,9 @@ pub fn encoded_len(fields: &RecordFields<'_>) -> usize {
         + varint_field_len(fields.lease)
 }
 
-/// Encodes the stored form of a tombstone.
-pub fn encode_tombstone(key: &[u8]) -> Bytes {
-    encode(&RecordFields { key, ..RecordFields::default() })
+/// Encodes the stored form of a tombstone in memory of `arena`.
+pub fn encode_tombstone_in(arena: &mut BytesArena, key: &[u8]) -> Bytes {
+    encode_in(arena, &RecordFields { key, ..RecordFields::default() })
 }
 
 /// Encodes what a watcher sees of a deletion.

@@ -194,7 +194,8 @@ impl WriteTxn<'_> {
             // A key changed twice in this transaction may be gone already.
             let Some(stamp) = state.index.tombstone(&key, revision) else { continue };
             state.uncommitted.push((key.clone(), -1));
-            self.records.push((RecordKey::tombstone(revision), record::encode_tombstone(&key)));
+            let record = record::encode_tombstone_in(&mut self.arena, &key);
+            self.records.push((RecordKey::tombstone(revision), record));
             self.events.push(Event::delete(revision, key.clone()));
             ended.push((key, stamp));
         }

@@ -64,6 +64,29 @@ impl Refusal {
     }
 }
 
+/// Why a peer answers 412, as who asked sees it. The texts are upstream's.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PreconditionFailed {
+    #[error("{INCOMPATIBLE}")]
+    Incompatible,
+    #[error("{CLUSTER_MISMATCH}")]
+    ClusterMismatch,
+    #[error("unhandled error {0:?} when precondition failed")]
+    Unknown(String),
+}
+
+impl PreconditionFailed {
+    /// Reads the body of the answer.
+    pub(crate) fn read(body: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(body);
+        match text.trim_end_matches('\n') {
+            INCOMPATIBLE => Self::Incompatible,
+            CLUSTER_MISMATCH => Self::ClusterMismatch,
+            other => Self::Unknown(other.to_owned()),
+        }
+    }
+}
+
 impl Identity {
     /// A member with these advertised peer URLs.
     ///

@@ -14,7 +14,7 @@ use tokio::sync::{Mutex, mpsc};
 use types::MemberId;
 
 use crate::context::Shared;
-use crate::identity::{CLUSTER_ID, CLUSTER_MISMATCH, INCOMPATIBLE, text};
+use crate::identity::{CLUSTER_ID, PreconditionFailed, text};
 use crate::link::{Link, LinkError, full, read_body};
 use crate::metrics::PeerMetrics;
 use crate::status::{Failure, PeerStatus};
@@ -35,12 +35,8 @@ const PATH: &str = "/raft";
 pub(crate) enum PostError {
     #[error(transparent)]
     Link(#[from] LinkError),
-    #[error("{INCOMPATIBLE}")]
-    Incompatible,
-    #[error("{CLUSTER_MISMATCH}")]
-    ClusterMismatch,
-    #[error("unhandled error {0:?} when precondition failed")]
-    Precondition(String),
+    #[error(transparent)]
+    Precondition(#[from] PreconditionFailed),
     #[error("the member has been permanently removed from the cluster")]
     Removed,
     #[error("unexpected http status {status} while posting to {url:?}")]
@@ -130,27 +126,22 @@ pub(crate) async fn check_answer(
         StatusCode::NO_CONTENT => Ok(()),
         StatusCode::FORBIDDEN => Err(PostError::Removed),
         StatusCode::PRECONDITION_FAILED => {
-            let reason = String::from_utf8_lossy(&body);
-            match reason.trim_end_matches('\n') {
-                INCOMPATIBLE => {
-                    shared
-                        .log()
-                        .error("request sent was ignored by peer", &[("remote-peer-id", peer.into())]);
-                    Err(PostError::Incompatible)
+            let failed = PreconditionFailed::read(&body);
+            match failed {
+                PreconditionFailed::Incompatible => {
+                    shared.log().error("request sent was ignored by peer", &[("remote-peer-id", peer.into())])
                 }
-                CLUSTER_MISMATCH => {
-                    shared.log().error(
-                        "request sent was ignored due to cluster ID mismatch",
-                        &[
-                            ("remote-peer-id", peer.into()),
-                            ("remote-peer-cluster-id", cluster.into()),
-                            ("local-member-cluster-id", shared.config.identity.cluster_id.into()),
-                        ],
-                    );
-                    Err(PostError::ClusterMismatch)
-                }
-                other => Err(PostError::Precondition(other.to_owned())),
+                PreconditionFailed::ClusterMismatch => shared.log().error(
+                    "request sent was ignored due to cluster ID mismatch",
+                    &[
+                        ("remote-peer-id", peer.into()),
+                        ("remote-peer-cluster-id", cluster.into()),
+                        ("local-member-cluster-id", shared.config.identity.cluster_id.into()),
+                    ],
+                ),
+                PreconditionFailed::Unknown(_) => {}
             }
+            Err(failed.into())
         }
         status => Err(PostError::Status { status, url: format!("{url}{path}") }),
     }

@@ -18,7 +18,7 @@ use types::MemberId;
 
 use crate::codec::{AppendDecoder, DecodeError, Decoder, MessageDecoder, is_link_heartbeat};
 use crate::context::Shared;
-use crate::identity::{CLUSTER_ID, CLUSTER_MISMATCH, INCOMPATIBLE, RAFT_TO, has_streams, text};
+use crate::identity::{CLUSTER_ID, PreconditionFailed, RAFT_TO, has_streams, text};
 use crate::link::{Link, LinkError, full, read_body};
 use crate::log::Fields;
 use crate::metrics::PeerMetrics;
@@ -45,12 +45,8 @@ enum DialError {
     Removed,
     #[error("peer {peer} failed to find local node {local}")]
     Unknown { peer: MemberId, local: MemberId },
-    #[error("{INCOMPATIBLE}")]
-    Incompatible,
-    #[error("{CLUSTER_MISMATCH}")]
-    ClusterMismatch,
-    #[error("unhandled error {0:?} when precondition failed")]
-    Precondition(String),
+    #[error(transparent)]
+    Precondition(#[from] PreconditionFailed),
     #[error("unhandled http status {0}")]
     Status(u16),
 }
@@ -131,40 +127,36 @@ impl StreamReader {
                 let cluster = text(response.headers(), &CLUSTER_ID).to_owned();
                 let patience = self.shared.config.read_timeout;
                 let body = read_body(response.into_body(), MAX_REFUSAL_BYTES, patience, url).await?;
-                Err(self.refused(&String::from_utf8_lossy(&body), cluster))
+                Err(self.refused(&body, cluster))
             }
             status => Err(DialError::Status(status.as_u16())),
         }
     }
 
-    fn refused(&self, reason: &str, cluster: String) -> DialError {
-        match reason.trim_end_matches('\n') {
-            INCOMPATIBLE => {
-                self.shared.log().warn(
-                    "request sent was ignored by remote peer due to server version incompatibility",
-                    &[
-                        ("local-member-id", self.shared.id().into()),
-                        ("remote-peer-id", self.peer.into()),
-                        ("error", INCOMPATIBLE.into()),
-                    ],
-                );
-                DialError::Incompatible
-            }
-            CLUSTER_MISMATCH => {
-                self.shared.log().warn(
-                    "request sent was ignored by remote peer due to cluster ID mismatch",
-                    &[
-                        ("remote-peer-id", self.peer.into()),
-                        ("remote-peer-cluster-id", cluster.into()),
-                        ("local-member-id", self.shared.id().into()),
-                        ("local-member-cluster-id", self.shared.config.identity.cluster_id.into()),
-                        ("error", CLUSTER_MISMATCH.into()),
-                    ],
-                );
-                DialError::ClusterMismatch
-            }
-            other => DialError::Precondition(other.to_owned()),
+    fn refused(&self, body: &[u8], cluster: String) -> DialError {
+        let failed = PreconditionFailed::read(body);
+        match failed {
+            PreconditionFailed::Incompatible => self.shared.log().warn(
+                "request sent was ignored by remote peer due to server version incompatibility",
+                &[
+                    ("local-member-id", self.shared.id().into()),
+                    ("remote-peer-id", self.peer.into()),
+                    ("error", failed.to_string().into()),
+                ],
+            ),
+            PreconditionFailed::ClusterMismatch => self.shared.log().warn(
+                "request sent was ignored by remote peer due to cluster ID mismatch",
+                &[
+                    ("remote-peer-id", self.peer.into()),
+                    ("remote-peer-cluster-id", cluster.into()),
+                    ("local-member-id", self.shared.id().into()),
+                    ("local-member-cluster-id", self.shared.config.identity.cluster_id.into()),
+                    ("error", failed.to_string().into()),
+                ],
+            ),
+            PreconditionFailed::Unknown(_) => {}
         }
+        failed.into()
     }
 
     /// Reads a stream to its end.

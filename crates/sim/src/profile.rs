@@ -57,7 +57,11 @@ impl Profile {
     pub(crate) fn draw(random: &mut SeededRandom) -> Self {
         let nodes = random.pick(&[3, 3, 3, 3, 5, 5, 1]);
         let faults_until = random.between(8, 20) * SECOND;
-        let clients_until = faults_until + 8 * SECOND;
+        let pre_vote = !random.percent(15);
+        // Without pre-vote a member whose log is behind can call elections that it cannot win many
+        // times in a row before another one's turn comes.
+        let settling = if pre_vote { 8 * SECOND } else { 30 * SECOND };
+        let clients_until = faults_until + settling;
         let calm = random.percent(8);
         let mut fault_weights = [0; crate::faults::KINDS];
         for weight in &mut fault_weights {
@@ -70,7 +74,7 @@ impl Profile {
             clients_until,
             end: clients_until + 14 * SECOND,
             election_ticks: random.pick(&[10, 10, 5]),
-            pre_vote: !random.percent(15),
+            pre_vote,
             segment_bytes: random.pick(&[8 << 10, 16 << 10, 64 << 10]),
             snapshot_count: random.pick(&[20, 50, 150, 1000]),
             catch_up_entries: random.pick(&[5, 20, 100, 1000]),
