@@ -192,11 +192,33 @@ async fn leadership_and_downgrades_check_their_targets() {
         (downgrade(0, "x"), 3, "wrong downgrade target version format"),
         (downgrade(0, "3.5.0"), 3, "invalid downgrade target version"),
         (downgrade(9, "3.6"), 2, "unknown method"),
-        (downgrade(1, "3.6"), 12, "this server cannot start or cancel a downgrade yet"),
+        (downgrade(1, "3.5"), 3, "invalid downgrade target version"),
+        (downgrade(1, ""), 3, "wrong downgrade target version format"),
     ] {
         let answer = call(&client, "Maintenance/Downgrade", &request).await;
         assert_eq!((answer.code(), answer.text()), (code, text(expected)));
     }
+
+    let job = || fixture.member.shared().cluster().downgrade().clone();
+    let response: pb::DowngradeResponse =
+        call(&client, "Maintenance/Downgrade", &downgrade(1, "3.6.2")).await.only();
+    assert_eq!(&response.version[..], "3.7", "the version that is left");
+    assert_eq!((job().enabled, &job().target_version[..]), (true, "3.6.0"));
+    for action in [0, 1] {
+        let answer = call(&client, "Maintenance/Downgrade", &downgrade(action, "3.6")).await;
+        let expected = text("cluster has a downgrade job in progress");
+        assert_eq!((answer.code(), answer.text()), (9, expected));
+    }
+    // Without a job a cancellation changes nothing and says so only in the log.
+    for _ in 0..2 {
+        let response: pb::DowngradeResponse =
+            call(&client, "Maintenance/Downgrade", &downgrade(2, "")).await.only();
+        assert_eq!((&response.version[..], job().enabled), ("3.7", false));
+    }
+
+    let old = start_as(CompatVersion::V3_5);
+    let answer = call(&old.client().await, "Maintenance/Downgrade", &downgrade(2, "")).await;
+    assert_eq!((answer.code(), answer.text()), (9, text("no inflight downgrade job")));
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@
 //!
 //! **Source**: etcd `server/etcdserver/bootstrap.go`, `server/storage/storage.go`.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,14 +23,16 @@ use backend::Backend;
 use env::{Clock, Disk};
 use lease::Lessor;
 use member::{LogState, LogWindow, Member};
-use membership::{ConfChange, InitialCluster, UrlsDiffer};
+use membership::{ConfChange, InitialCluster};
 use mvcc::Store;
 use prost::Message;
 use thiserror::Error;
 use types::{ClusterId, CompatVersion, ConfState, Entry, EntryKind, HardState, MemberId, Snapshot, Version};
 use wal::Wal;
 
+use crate::force_new;
 use crate::log;
+use crate::resolve::same_urls;
 use crate::size;
 
 /// What a member is made from.
@@ -67,6 +70,8 @@ pub struct Options {
     pub compaction_batch_limit: usize,
     /// Time between lease checkpoints, if they are on.
     pub checkpoint_interval: Option<Duration>,
+    /// Start over as a cluster of one (`--force-new-cluster`).
+    pub force_new_cluster: bool,
     /// Never sync (`--unsafe-no-fsync`).
     pub no_sync: bool,
     /// Size at which a segment of the log is closed.
@@ -160,8 +165,13 @@ pub enum Error {
     #[error(transparent)]
     InitialCluster(#[from] membership::UrlError),
     /// The initial cluster does not fit the cluster that is joined.
-    #[error(transparent)]
-    Join(#[from] membership::JoinError),
+    #[error("error validating peerURLs {cluster}: {reason}")]
+    Join {
+        /// The cluster.
+        cluster: Existing,
+        /// What does not fit.
+        reason: membership::JoinError,
+    },
     /// The stored version does not fit.
     #[error(transparent)]
     StorageVersion(#[from] backend::schema::VersionError),
@@ -228,11 +238,17 @@ pub enum Error {
          it would be open to everybody; the member does not start"
     )]
     AuthEnabled,
-    /// `--initial-cluster-state existing` without data, and nobody described the cluster.
-    #[error(
-        "cannot fetch cluster info from peer urls: could not retrieve cluster information from the given URLs"
-    )]
-    NoClusterToJoin,
+    /// More members without a vote than allowed.
+    #[error(transparent)]
+    TooManyLearners(membership::ChangeError),
+    /// A conf change in the log cannot be read.
+    #[error("log in {dir}: a conf change cannot be read: {source}")]
+    ConfChange {
+        /// Directory of the log.
+        dir: PathBuf,
+        /// What is wrong with it.
+        source: prost::DecodeError,
+    },
 }
 
 /// A running cluster that a new member joins, as one of its members describes it.
@@ -244,8 +260,28 @@ pub struct Existing {
     pub members: Vec<membership::Member>,
 }
 
-/// Makes the parts of a member from its data directory, creating it if it is new. A new member
-/// that joins (`join_existing`) needs a description of the cluster.
+impl fmt::Display for Existing {
+    /// As upstream's error texts show it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{{ClusterID:{} Members:[", self.cluster_id)?;
+        for (number, member) in self.members.iter().enumerate() {
+            let membership::Member { id, peer_urls, is_learner, attributes } = member;
+            let blank = if number > 0 { " " } else { "" };
+            write!(
+                f,
+                "{blank}&{{ID:{id} RaftAttributes:{{PeerURLs:[{}] IsLearner:{is_learner}}} \
+                 Attributes:{{Name:{} ClientURLs:[{}]}}}}",
+                peer_urls.join(" "),
+                attributes.name,
+                attributes.client_urls.join(" ")
+            )?;
+        }
+        f.write_str("] RemovedMemberIDs:[]}")
+    }
+}
+
+/// Makes the parts of a member from its data directory, creating it if it is new: as one of a new
+/// cluster, after [`check_initial_cluster`], or to join an `existing` one, after [`check_join`].
 ///
 /// # Errors
 /// Everything that keeps the member from starting, with what to do about it.
@@ -253,7 +289,6 @@ pub fn bootstrap(
     disk: Arc<dyn Disk>,
     clock: &dyn Clock,
     options: &Options,
-    join_existing: bool,
     existing: Option<&Existing>,
     on_lock_wait: Arc<dyn Fn() + Send + Sync>,
 ) -> Result<Parts, Error> {
@@ -271,11 +306,10 @@ pub fn bootstrap(
     if restart && !db_existed {
         return Err(Error::BackendMissing { path: db_path });
     }
-    let initial = match (restart, join_existing, existing) {
-        (true, ..) => None,
-        (false, true, None) => return Err(Error::NoClusterToJoin),
-        (false, true, Some(existing)) => Some(Initial::Join(check_join(options, existing)?)),
-        (false, false, _) => Some(Initial::New(check_initial_cluster(options)?)),
+    let initial = match (restart, existing) {
+        (true, _) => None,
+        (false, Some(existing)) => Some(Initial::Join(existing.clone())),
+        (false, None) => Some(Initial::New(InitialCluster::parse(&options.initial_cluster)?)),
     };
 
     let backend_options = backend::Options {
@@ -324,19 +358,43 @@ enum Initial {
     Join(Existing),
 }
 
-fn check_initial_cluster(options: &Options) -> Result<InitialCluster, Error> {
+/// The checks before a new cluster is started.
+///
+/// # Errors
+/// The initial cluster does not fit this member. Names that do not resolve are waited for.
+pub fn check_initial_cluster(options: &Options) -> Result<(), Error> {
     let initial = InitialCluster::parse(&options.initial_cluster)?;
     initial.verify_bootstrap(&options.name, &options.advertise_peer_urls, false, same_urls)?;
-    Ok(initial)
+    Ok(())
 }
 
 /// Matches the initial cluster with the cluster that is joined: names from the flag, ids from the
 /// cluster.
-fn check_join(options: &Options, existing: &Existing) -> Result<Existing, Error> {
-    let initial = InitialCluster::parse(&options.initial_cluster)?;
-    initial.verify_join(&options.name, false)?;
-    let members = initial.match_existing(&existing.members, same_urls)?;
+///
+/// # Errors
+/// They do not match. Names that do not resolve are waited for.
+pub fn check_join(
+    options: &Options,
+    initial: &InitialCluster,
+    existing: &Existing,
+) -> Result<Existing, Error> {
+    let matched = initial.match_existing(&existing.members, same_urls);
+    let members = matched.map_err(|reason| Error::Join { cluster: existing.clone(), reason })?;
+    check_learners(options, existing.members.iter())?;
     Ok(Existing { cluster_id: existing.cluster_id, members })
+}
+
+/// `--max-learners`.
+fn check_learners<'m>(
+    options: &Options,
+    members: impl Iterator<Item = &'m membership::Member>,
+) -> Result<(), Error> {
+    match members.filter(|member| member.is_learner).count() {
+        learners if learners > options.max_learners => {
+            Err(Error::TooManyLearners(membership::ChangeError::TooManyLearners))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The log of a member that joins: everything comes from the leader.
@@ -448,7 +506,7 @@ fn open_log(
     } else {
         load_snapshot(&*disk, snap_dir, &newest)?
     };
-    let (wal, replayed) = Wal::open(disk, wal_dir, newest.position, wal_options(options))?;
+    let (mut wal, replayed) = Wal::open(disk, wal_dir, newest.position, wal_options(options))?;
     if let Some(copy) = &replayed.repaired {
         log::warn!(
             "the log ended in a torn write, as a crash leaves it; the segment was copied and cut behind the last \
@@ -465,20 +523,52 @@ fn open_log(
     let mut hard_state = replayed.hard_state;
     // A commit index is written without a sync, so it may be behind what was applied.
     hard_state.commit = hard_state.commit.max(newest.position.index).max(consistent.index);
-    log::info!(
-        "restarting local member",
-        "cluster-id" => metadata.cluster,
-        "local-member-id" => metadata.member,
-        "commit-index" => hard_state.commit
-    );
+    let mut entries = replayed.entries;
+    if options.force_new_cluster {
+        let (conf_state, index) = configuration(backend, &metadata, &snapshot)?;
+        let added = force_new::start_over(metadata.member, &mut entries, &mut hard_state, &conf_state, index)
+            .map_err(|source| Error::ConfChange { dir: wal_dir.to_owned(), source })?;
+        wal.append(&wal::Batch { entries: &added, hard_state: Some(hard_state) })?;
+        wal.sync()?;
+        log::info!(
+            "forcing restart member",
+            "cluster-id" => metadata.cluster,
+            "local-member-id" => metadata.member,
+            "wal-commit-index" => replayed.hard_state.commit,
+            "commit-index" => hard_state.commit
+        );
+    } else {
+        log::info!(
+            "restarting local member",
+            "cluster-id" => metadata.cluster,
+            "local-member-id" => metadata.member,
+            "commit-index" => hard_state.commit
+        );
+    }
     Ok(OpenLog {
         wal,
         member_id: metadata.member,
         cluster_id: metadata.cluster,
         conf_state: snapshot.conf_state.clone(),
         snapshot,
-        entries: replayed.entries,
+        entries,
         hard_state,
+    })
+}
+
+/// The newest configuration that is stored, and its index: that of the backend's members, or the
+/// snapshot's where the backend has none.
+fn configuration(
+    backend: &Backend,
+    metadata: &wal::Metadata,
+    snapshot: &Snapshot,
+) -> Result<(ConfState, u64), Error> {
+    let consistent = backend.consistent_position().index;
+    let cluster = apply::restore::cluster(&backend.view(), metadata.cluster, usize::MAX, &snapshot.data)?;
+    let stored = apply::members::conf_state(&cluster);
+    Ok(match stored.voters.is_empty() && stored.learners.is_empty() {
+        true => (snapshot.conf_state.clone(), snapshot.position.index),
+        false => (stored, consistent.max(snapshot.position.index)),
     })
 }
 
@@ -524,6 +614,7 @@ fn assemble(options: &Options, backend: Backend, log: OpenLog) -> Result<Parts, 
     }
     let alarms = apply::restore::alarms(&view)?;
     let cluster = apply::restore::cluster(&view, log.cluster_id, options.max_learners, &log.snapshot.data)?;
+    check_learners(options, cluster.members())?;
     let server = options.compat.server_version();
     if let Some(version) = cluster.version() {
         if membership::is_server_too_old(server, Some(version)) {
@@ -622,11 +713,6 @@ fn raft_line(level: consensus::Level, text: &str) {
 
 /// Payload bytes of applied entries that stay in memory at most.
 const MAX_LOG_BYTES_IN_MEMORY: u64 = 64 << 20;
-
-/// Compares URLs as text. (Several members will compare them after resolving names.)
-fn same_urls(advertised: &[String], in_cluster: &[String]) -> Result<(), UrlsDiffer> {
-    membership::same_text(advertised, in_cluster).map_err(|error| UrlsDiffer(error.to_string()))
-}
 
 fn wal_options(options: &Options) -> wal::Options {
     wal::Options { no_sync: options.no_sync, segment_bytes: options.wal_segment_bytes }

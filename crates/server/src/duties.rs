@@ -1,5 +1,5 @@
 //! What a member has to do of its own accord: publish its attributes, settle the cluster version,
-//! raise the storage version, let leases expire, raise alarms.
+//! move the storage version, let leases expire, raise alarms.
 //!
 //! Runs as tasks on the first worker, because each duty is a proposal that waits for its answer.
 //! What each duty decides is a plain function or a state machine of the layers below; this file
@@ -12,12 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apply::{ApplyError, Reply};
-use backend::Backend;
-use backend::schema::VersionError;
 use proto::{etcdserverpb as pb, membershippb};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{MissedTickBehavior, interval};
-use types::{CompatVersion, LeaseId, MemberId, Version};
+use types::{LeaseId, MemberId, Version};
 
 use crate::compactor::{Compactor, Retention};
 use crate::fatal::Fatal;
@@ -25,18 +23,17 @@ use crate::lanes::Answer;
 use crate::log::{self, Field};
 use crate::node::{Error, Node};
 use crate::peers::REMOVED;
+use crate::versions::{
+    VERSION_INTERVAL, follow_cluster_version, log_cluster_version, settle_cluster_version,
+};
 
 /// How often the primary looks for expired leases and due checkpoints.
 const LEASE_INTERVAL: Duration = Duration::from_millis(500);
 /// Lease revocations under way at once.
 const REVOKES_IN_FLIGHT: usize = 16;
-/// How often the versions of the cluster are compared.
-const VERSION_INTERVAL: Duration = Duration::from_secs(4);
 
 /// How long a member that was removed goes on, so that it can answer who removed it.
 const REMOVED_DELAY: Duration = Duration::from_secs(1);
-/// How long a member may take to tell its version.
-const VERSION_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often open file descriptors are counted.
 const DESCRIPTOR_INTERVAL: Duration = Duration::from_secs(10 * 60);
@@ -76,6 +73,7 @@ pub async fn run(
 ) {
     let node = Rc::new(node);
     let settling = Rc::new(tokio::sync::Semaphore::new(1));
+    let moving = Arc::new(tokio::sync::Semaphore::new(1));
     tokio::task::spawn_local(expire_leases(node.clone()));
     tokio::task::spawn_local(watch_descriptors(node.clone()));
     tokio::task::spawn_local(publish(node.clone(), published.subscribe()));
@@ -89,7 +87,7 @@ pub async fn run(
             },
             _ = version_check.tick() => {
                 tokio::task::spawn_local(settle_cluster_version(node.clone(), settling.clone()));
-                raise_storage_version(&node);
+                follow_cluster_version(&node, &moving);
                 continue;
             }
         };
@@ -98,16 +96,12 @@ pub async fn run(
                 tokio::task::spawn_local(settle_cluster_version(node.clone(), settling.clone()));
             }
             Duty::Removed => {
-                let fatal = fatal.clone();
-                tokio::task::spawn_local(async move {
-                    tokio::time::sleep(REMOVED_DELAY).await;
-                    fatal.stop(REMOVED.to_owned());
-                });
+                tokio::task::spawn_local(leave(node.clone(), fatal.clone()));
             }
             Duty::ClusterVersionSet { previous, current } => {
                 node.metrics().agree_on_cluster_version(current);
                 log_cluster_version(&node, previous, current);
-                raise_storage_version(&node);
+                follow_cluster_version(&node, &moving);
             }
             Duty::AttributesPublished { member } => {
                 if member == node.id() {
@@ -119,6 +113,15 @@ pub async fn run(
             }
         }
     }
+}
+
+/// The end of a member that was removed. For a while it goes on: it answers who removed it, and what
+/// the others need from it to go on without it (that the removal is committed, a vote) still leaves.
+/// If it leads it hands over, so that they need no election.
+async fn leave(node: Rc<Node>, fatal: Fatal) {
+    let handing_over = tokio::time::timeout(REMOVED_DELAY, node.leave_leadership());
+    let _ = futures_util::future::join(handing_over, tokio::time::sleep(REMOVED_DELAY)).await;
+    fatal.stop(REMOVED.to_owned());
 }
 
 /// Compacts the history as the compactor says.
@@ -209,118 +212,6 @@ async fn publish(node: Rc<Node>, mut published: tokio::sync::watch::Receiver<boo
             ),
         }
     }
-}
-
-/// The leader raises the cluster version to what all members support.
-async fn settle_cluster_version(node: Rc<Node>, settling: Rc<tokio::sync::Semaphore>) {
-    // One at a time: a member that does not answer takes its while.
-    let Ok(_permit) = settling.try_acquire() else { return };
-    if !node.progress().leads_and_caught_up.load(std::sync::atomic::Ordering::Acquire) {
-        return;
-    }
-    let servers = server_versions(&node).await;
-    let cluster = node.shared().cluster();
-    let current = cluster.version();
-    let target = match cluster.next_version(servers) {
-        Ok(Some(target)) => target,
-        Ok(None) => return,
-        Err(error) => return log::warn!("cannot decide the cluster version", "error" => error.to_string()),
-    };
-    match current {
-        None => log::info!(
-            "setting up initial cluster version using v3 API",
-            "cluster-version" => format!("{}.{}", target.major, target.minor)
-        ),
-        Some(current) => log::info!(
-            "updating cluster version using v3 API",
-            "from" => format!("{}.{}", current.major, current.minor),
-            "to" => format!("{}.{}", target.major, target.minor)
-        ),
-    }
-    let request = pb::InternalRaftRequest {
-        cluster_version_set: Some(Box::new(membershippb::ClusterVersionSetRequest {
-            ver: target.to_string(),
-        })),
-        ..Default::default()
-    };
-    if let Err(error) = node.propose_internal(request).await {
-        log::warn!("failed to update cluster version", "error" => error.to_string());
-    }
-}
-
-/// Versions of all members, `None` where unknown.
-async fn server_versions(node: &Node) -> Vec<Option<Version>> {
-    let members: Vec<_> = node.shared().cluster().members().cloned().collect();
-    let ask = members.into_iter().map(|member| async move {
-        if member.id == node.id() {
-            return Some(node.compat().server_version());
-        }
-        let client = &node.parts().client;
-        let told = client.versions(member.id, &member.peer_urls, VERSION_TIMEOUT).await;
-        told.ok().and_then(|versions| versions.server_version())
-    });
-    futures_util::future::join_all(ask).await
-}
-
-fn log_cluster_version(node: &Node, previous: Option<Version>, current: Version) {
-    let (cluster, member) = (node.cluster_id(), node.id());
-    let text = format!("{}.{}", current.major, current.minor);
-    match previous {
-        None => log::info!(
-            "set initial cluster version",
-            "cluster-id" => cluster, "local-member-id" => member, "cluster-version" => text
-        ),
-        Some(previous) => log::info!(
-            "updated cluster version",
-            "cluster-id" => cluster,
-            "local-member-id" => member,
-            "from" => format!("{}.{}", previous.major, previous.minor),
-            "to" => text
-        ),
-    }
-    log::info!("enabled capabilities for version", "cluster-version" => format!("{}.{}", current.major, current.minor));
-    log::info!("cluster version is updated", "cluster-version" => format!("{}.{}", current.major, current.minor));
-}
-
-/// Moves the storage version to the cluster version, as far as the claimed release knows one.
-fn raise_storage_version(node: &Node) {
-    let (Some(cluster), Some(own)) = (node.shared().cluster().version(), node.compat().storage_version())
-    else {
-        return;
-    };
-    let target = cluster.min(own);
-    let (backend, compat) = (node.backend().clone(), node.compat());
-    let stored = backend::schema::storage_version(&backend.view());
-    if matches!(stored, Ok(Some(stored)) if stored >= target) {
-        return;
-    }
-    // Commits block: not on a worker.
-    tokio::task::spawn_blocking(move || {
-        if let Err(error) = migrate(&backend, compat, target) {
-            log::error!("failed to update storage version", "error" => error.to_string());
-        }
-    });
-}
-
-/// Takes the stored schema to `target`, one minor version at a time.
-fn migrate(backend: &Backend, compat: CompatVersion, target: Version) -> Result<(), VersionError> {
-    // The stored term, which tells 3.5 from what was before it, is written by a commit.
-    backend.commit()?;
-    let mut current = backend::schema::detect_version(&backend.view())?;
-    if current >= target {
-        return Ok(());
-    }
-    log::info!(
-        "cluster version differs from storage version.",
-        "cluster-version" => target.to_string(),
-        "storage-version" => current.to_string()
-    );
-    while current < target {
-        current = Version::new(current.major, current.minor + 1, 0);
-        backend.migrate(current, compat, None)?;
-        log::info!("updated storage version", "new-storage-version" => current.to_string());
-    }
-    Ok(())
 }
 
 /// Raises NOSPACE for this member, then gives the answer that waited.

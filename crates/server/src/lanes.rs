@@ -11,6 +11,9 @@
 //!  port    ◀── all answers of a batch ─────────┘◀──── Lanes::answer + Lanes::flush ──┘
 //! ```
 //!
+//! What went to a leader that is gone by now is answered when its successor has applied an entry and a
+//! little more time has passed, instead of at the end of its time: nobody can answer it any more.
+//!
 //! A waiter that gives up (its future was dropped, or its time is over) leaves; the proposal goes
 //! on and its answer is dropped in the port.
 
@@ -29,6 +32,7 @@ use types::{BytesArena, MemberId, RequestId, RequestIdGenerator};
 
 use crate::driver::Input;
 use crate::mailbox::Sender;
+use crate::progress::Progress;
 
 /// Number of lanes: an upper bound of worker threads. Ids carry the lane in their low bits.
 pub const LANE_COUNT: u16 = 16;
@@ -62,6 +66,8 @@ pub enum Unanswered {
     TooManyRequests,
     /// It took longer than the request timeout.
     Timeout,
+    /// The leader that it went to is gone.
+    LeaderLost,
     /// The member stops.
     Stopped,
 }
@@ -166,6 +172,7 @@ struct Lane {
     outbox: RefCell<Vec<Proposal>>,
     outbox_ready: Notify,
     to_raft: Sender<Input>,
+    progress: Arc<Progress>,
 }
 
 thread_local! {
@@ -177,7 +184,12 @@ thread_local! {
 ///
 /// # Panics
 /// If the thread has a lane already, or `index` is not below [`LANE_COUNT`].
-pub fn enter(lanes: &Arc<Lanes>, index: u8, to_raft: Sender<Input>) -> impl Future<Output = ()> + use<> {
+pub fn enter(
+    lanes: &Arc<Lanes>,
+    index: u8,
+    to_raft: Sender<Input>,
+    progress: Arc<Progress>,
+) -> impl Future<Output = ()> + use<> {
     let ids = RequestIdGenerator::with_lane(lanes.member, lanes.started_unix_ms, index, LANE_COUNT);
     let lane = Rc::new(Lane {
         index,
@@ -188,6 +200,7 @@ pub fn enter(lanes: &Arc<Lanes>, index: u8, to_raft: Sender<Input>) -> impl Futu
         outbox: RefCell::default(),
         outbox_ready: Notify::new(),
         to_raft,
+        progress,
     });
     let entered = LANE.with(|cell| cell.set(lane.clone()).is_ok());
     assert!(entered, "the thread already serves a lane");
@@ -333,15 +346,20 @@ impl Lane {
         loop {
             interval.tick().await;
             let now = Instant::now();
-            let overdue: Vec<u64> = self
+            let lost_before = self.progress.lost_before(now);
+            let verdict = |waiter: &Waiter| match waiter.deadline <= now {
+                true => Some(Unanswered::Timeout),
+                false => lost_before.filter(|lost| waiter.started < *lost).map(|_| Unanswered::LeaderLost),
+            };
+            let overdue: Vec<(u64, Unanswered)> = self
                 .waiters
                 .borrow()
                 .iter()
-                .filter_map(|(id, waiter)| (waiter.deadline <= now).then_some(*id))
+                .filter_map(|(id, waiter)| Some((*id, verdict(waiter)?)))
                 .collect();
-            for id in overdue {
+            for (id, reason) in overdue {
                 if let Some(waiter) = self.remove(id) {
-                    let _ = waiter.sender.send(Err(Unanswered::Timeout));
+                    let _ = waiter.sender.send(Err(reason));
                 }
             }
         }

@@ -3,9 +3,12 @@
 pub mod bootstrap;
 pub mod compactor;
 pub mod config;
+mod corruption;
 pub mod driver;
 pub mod duties;
 mod fatal;
+mod force_new;
+mod join;
 pub mod lanes;
 pub mod log;
 pub mod mailbox;
@@ -16,10 +19,12 @@ pub mod node;
 mod peers;
 mod progress;
 mod reads;
+mod resolve;
 pub mod run;
 mod scrape;
 mod size;
 pub mod start;
 pub mod systemd;
+mod versions;
 
 pub use fatal::Fatal;

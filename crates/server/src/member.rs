@@ -22,6 +22,8 @@ impl From<node::Error> for Error {
             Node::TooManyRequests => Self::TooManyRequests,
             Node::TooLarge => Self::RequestTooLarge,
             Node::Timeout => Self::Timeout,
+            Node::LeaderFailed => Self::TimeoutLeaderFailure,
+            Node::ConnectionLost => Self::TimeoutConnectionLost,
             // Raft takes no proposal without a leader: upstream's context runs out.
             Node::NoLeader => Self::Status(api::grpc::Status::new(
                 api::grpc::Code::DeadlineExceeded,

@@ -20,7 +20,7 @@ use types::{LeaseId, MemberId};
 use crate::driver::Input;
 use crate::lanes;
 use crate::log;
-use crate::node::{self, Node};
+use crate::node::Node;
 
 /// How often something that another member or thread brings about is looked at.
 const POLL: Duration = Duration::from_millis(50);
@@ -36,8 +36,7 @@ impl Node {
         self.check_quorum(&change)?;
         let id = lanes::next_id();
         let payload = change.encode(id.0).encode_to_vec().into();
-        let answered = lanes::submit(id, Input::ProposeConfChange(payload), self.request_timeout()).await;
-        let (answer, _) = answered.map_err(node::Error::from)?;
+        let answer = self.submit(id, Input::ProposeConfChange(payload)).await?;
         answer.result.map_err(Error::from)?;
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Acquire;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use apply::{ApplyError, Quota, Reply, RequestKind, Shared};
 use backend::Backend;
@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use types::{ClusterId, CompatVersion, MemberId, RequestId};
 
 use crate::driver::Input;
-use crate::lanes::{self, Lanes, Unanswered};
+use crate::lanes::{self, Answer, Lanes, Unanswered};
 use crate::mailbox::Sender;
 use crate::metrics::Metrics;
 use crate::progress::Progress;
@@ -95,6 +95,12 @@ pub enum Error {
     /// No answer in time.
     #[error("request timed out")]
     Timeout,
+    /// No answer, since the leader that was asked is gone.
+    #[error("request timed out, possibly due to previous leader failure")]
+    LeaderFailed,
+    /// No answer in time, and the leader, or as a leader a quorum, was not connected all that time.
+    #[error("request timed out, possibly due to connection lost")]
+    ConnectionLost,
     /// There is no leader to take the request.
     #[error("no leader")]
     NoLeader,
@@ -114,6 +120,7 @@ impl From<Unanswered> for Error {
         match reason {
             Unanswered::TooManyRequests => Self::TooManyRequests,
             Unanswered::Timeout => Self::Timeout,
+            Unanswered::LeaderLost => Self::LeaderFailed,
             Unanswered::Stopped => Self::Stopped,
         }
     }
@@ -163,8 +170,50 @@ impl Node {
     pub async fn propose_leading(&self, term: u64, request: pb::InternalRaftRequest) -> Result<Reply, Error> {
         let Encoded { id, payload, .. } = self.encode(request)?;
         let input = Input::ProposeLeading { term, payload };
-        let (answer, _) = lanes::submit(id, input, self.inner.request_timeout).await?;
-        Ok(answer.result?)
+        Ok(self.submit(id, input).await?.result?)
+    }
+
+    /// Gives the raft thread something beside the proposals of clients and waits for its answer.
+    pub async fn submit(&self, id: RequestId, input: Input) -> Result<Answer, Error> {
+        let start = Instant::now();
+        match lanes::submit(id, input, self.inner.request_timeout).await {
+            Ok((answer, _)) => Ok(answer),
+            Err(reason) => Err(self.explain(reason, start)),
+        }
+    }
+
+    /// What most likely kept a request that began at `start` from being answered.
+    fn explain(&self, reason: Unanswered, start: Instant) -> Error {
+        if reason != Unanswered::Timeout {
+            return reason.into();
+        }
+        let (progress, api) = (&self.inner.progress, &self.inner.api);
+        if progress.leader_failed_after(start, 2 * api.election_timeout) {
+            return Error::LeaderFailed;
+        }
+        match progress.leader() {
+            MemberId(0) if progress.lost_leader_after(start) => Error::Timeout,
+            MemberId(0) => Error::NoLeader,
+            leader if leader == self.inner.id => match self.had_quorum_since(start) {
+                true => Error::Timeout,
+                false => Error::ConnectionLost,
+            },
+            leader => match self.was_connected_since(leader, start) {
+                true => Error::Timeout,
+                false => Error::ConnectionLost,
+            },
+        }
+    }
+
+    fn was_connected_since(&self, to: MemberId, start: Instant) -> bool {
+        self.inner.transport.active_since(to).is_some_and(|since| since < start)
+    }
+
+    fn had_quorum_since(&self, start: Instant) -> bool {
+        let cluster = self.inner.shared.cluster();
+        let connected = |id: MemberId| id == self.inner.id || self.was_connected_since(id, start);
+        let count = cluster.members().filter(|member| connected(member.id)).count();
+        count > cluster.members().len() / 2
     }
 
     fn encode(&self, mut request: pb::InternalRaftRequest) -> Result<Encoded, Error> {
@@ -180,6 +229,7 @@ impl Node {
 
     async fn wait_for_answer(self, encoded: Result<Encoded, Error>) -> Result<Reply, Error> {
         let Encoded { id, payload, kind } = encoded?;
+        let start = Instant::now();
         self.inner.metrics.proposal_pending(1);
         let result = lanes::propose(id, payload, self.inner.request_timeout).await;
         self.inner.metrics.proposal_pending(-1);
@@ -190,8 +240,7 @@ impl Node {
             }
             Err(reason) => {
                 self.inner.metrics.proposal_failed();
-                let no_leader = reason == Unanswered::Timeout && self.inner.progress.leader().0 == 0;
-                Err(if no_leader { Error::NoLeader } else { reason.into() })
+                Err(self.explain(reason, start))
             }
         }
     }

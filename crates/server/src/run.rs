@@ -16,6 +16,7 @@ use env::real::{OsRandom, RealClock, RealDisk};
 
 use crate::bootstrap;
 use crate::compactor::Retention;
+use crate::config::duration::GoDuration;
 use crate::config::gates::Gate;
 use crate::config::url::Url;
 use crate::config::{Config, startup};
@@ -292,6 +293,7 @@ fn options(config: &Config) -> Result<start::Options, RunError> {
             backend_batch_limit: config.batch_limit(),
             compaction_batch_limit: config.compaction_batch(),
             checkpoint_interval: checkpoints.then_some(CHECKPOINT_INTERVAL),
+            force_new_cluster: config.force_new_cluster,
             no_sync: config.unsafe_no_fsync,
             wal_segment_bytes: wal::SEGMENT_BYTES,
             seed: OsRandom.next_u64(),
@@ -312,7 +314,17 @@ fn options(config: &Config) -> Result<start::Options, RunError> {
         watch_progress_interval: config.progress_interval(),
         auto_compaction: retention(config)?,
         feature_gates: config.feature_gates.clone(),
+        initial_corrupt_check: config.feature_gates.enabled(Gate::InitialCorruptCheck),
+        corrupt_check_interval: interval(config.corrupt_check_time),
+        compact_hash_check_interval: interval(config.compact_hash_check_time)
+            .filter(|_| config.feature_gates.enabled(Gate::CompactHashCheck)),
+        downgrade_check_interval: interval(config.downgrade_check_time),
     })
+}
+
+/// A period; zero and less switch off what it is for.
+fn interval(period: GoDuration) -> Option<Duration> {
+    (period.as_nanos() > 0).then(|| period.to_std())
 }
 
 /// What automatic compaction keeps.

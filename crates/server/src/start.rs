@@ -15,16 +15,18 @@ use std::time::Duration;
 use api::grpc::Workers;
 use crossbeam_channel::RecvTimeoutError;
 use env::{Clock, Disk};
-use membership::{Attributes, InitialCluster};
+use membership::Attributes;
 use mvcc::watch::Hub;
 use peer::net::{Dialer, Listener};
-use peer::{Client, Identity, JOIN_TIMEOUT, Transport};
+use peer::{Client, Identity, Transport};
+use proto::etcdserverpb::AlarmType;
 use tokio::sync::watch;
 use types::{MemberId, Snapshot};
 
 use crate::bootstrap::{self, Existing, Parts};
 use crate::compactor::Retention;
 use crate::config::gates::FeatureGates;
+use crate::corruption::{self, Asker};
 use crate::driver::Input;
 use crate::driver::apply_thread::{ApplyThread, ApplyWork};
 use crate::driver::log_thread::{LogThread, LogWork, LogWriter};
@@ -32,6 +34,7 @@ use crate::driver::raft_thread::RaftThread;
 use crate::driver::store_threads::{BackendSignal, CompactionThread, CompactionWork, run_snapshots};
 use crate::duties;
 use crate::fatal::Fatal;
+use crate::join::ask_cluster;
 use crate::lanes::{self, Answers, LANE_COUNT, Lanes};
 use crate::log;
 use crate::mailbox::{Sender, mailbox};
@@ -40,6 +43,7 @@ use crate::node::{Inner, Node};
 use crate::peers::{self, Inbox, PeerSide};
 use crate::progress::Progress;
 use crate::reads::Reads;
+use crate::versions;
 
 /// Between two pieces of log space: 8 MB/s of zeros. Syncs of a log that grows faster carry many
 /// entries each, so they gain less from the zeros than writing them would cost.
@@ -84,6 +88,14 @@ pub struct Options {
     pub auto_compaction: Option<Retention>,
     /// Features that are on.
     pub feature_gates: FeatureGates,
+    /// Whether the data is compared with that of the others before anything is served.
+    pub initial_corrupt_check: bool,
+    /// How often the leader compares the data of all members, if at all.
+    pub corrupt_check_interval: Option<Duration>,
+    /// How often the leader compares the hashes of compactions, if at all.
+    pub compact_hash_check_interval: Option<Duration>,
+    /// How often the leader looks whether a downgrade is complete, if at all.
+    pub downgrade_check_interval: Option<Duration>,
 }
 
 /// A running member.
@@ -136,6 +148,12 @@ pub enum StartError {
     /// The cluster knows this member, but its data is gone.
     #[error("member {0} has already been bootstrapped")]
     AlreadyBootstrapped(MemberId),
+    /// The cluster to join runs another version.
+    #[error("incompatible with current running cluster")]
+    Incompatible,
+    /// Its data is not that of the others.
+    #[error(transparent)]
+    Corrupt(#[from] corruption::InitialError),
     /// Threads.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -154,18 +172,16 @@ pub fn start(
     let setup = &options.bootstrap;
     let dialer = Dialer::new(setup.election_timeout() + Duration::from_secs(1), None);
     let client = Client::new(dialer.clone(), peers::log_lines());
+    let is_restart = wal::exists(&*disk, &setup.wal_dir()).map_err(bootstrap::Error::from)?;
     let existing = ask_cluster(&*disk, options, &client)?;
     let lock_wait = Arc::new(|| {
         log::info!("db file is flocked by another process, or taking too long");
     });
-    let parts = bootstrap::bootstrap(
-        disk.clone(),
-        &*clock,
-        &options.bootstrap,
-        options.join_existing,
-        existing.as_ref(),
-        lock_wait,
-    )?;
+    let parts =
+        bootstrap::bootstrap(disk.clone(), &*clock, &options.bootstrap, existing.as_ref(), lock_wait)?;
+    if is_restart && options.initial_corrupt_check {
+        compare_data(options, &parts, &client)?;
+    }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let count = if options.workers == 0 { cores } else { options.workers };
     // One lane stays free of clients for the member's own proposals if there are many cores.
@@ -183,30 +199,17 @@ struct Network {
     existing: Option<Existing>,
 }
 
-/// Before the first start: asks the others about the cluster, to join it, or to be sure that this
-/// member is really new.
-fn ask_cluster(disk: &dyn Disk, options: &Options, client: &Client) -> Result<Option<Existing>, StartError> {
-    let setup = &options.bootstrap;
-    if wal::exists(disk, &setup.wal_dir()).map_err(bootstrap::Error::from)? {
-        return Ok(None);
-    }
-    let initial = InitialCluster::parse(&setup.initial_cluster).map_err(bootstrap::Error::from)?;
-    let others = initial.iter().filter(|(name, _)| *name != setup.name);
-    let mut urls: Vec<String> = others.flat_map(|(_, urls)| urls.to_vec()).collect();
-    urls.sort_unstable();
+/// A new member has nothing to compare yet.
+fn compare_data(options: &Options, parts: &Parts, client: &Client) -> Result<(), StartError> {
+    let asker = Asker {
+        client,
+        cluster_id: parts.cluster_id,
+        own: parts.member_id,
+        timeout: options.bootstrap.request_timeout(),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    if options.join_existing {
-        let cluster = runtime.block_on(client.cluster(&urls, JOIN_TIMEOUT))?;
-        return Ok(Some(Existing { cluster_id: cluster.id, members: cluster.members }));
-    }
-    // What is wrong with the members is bootstrap's to say.
-    let members = initial.members(&setup.initial_cluster_token).unwrap_or_default();
-    if let Some(own) = members.iter().find(|member| member.attributes.name == setup.name)
-        && runtime.block_on(client.is_bootstrapped(&urls, own.id, setup.election_timeout()))
-    {
-        return Err(StartError::AlreadyBootstrapped(own.id));
-    }
-    Ok(None)
+    let cluster = parts.shared.cluster();
+    Ok(runtime.block_on(corruption::check_at_start(&asker, &cluster, &parts.store))?)
 }
 
 struct Assembly<'a> {
@@ -323,6 +326,7 @@ impl<'a> Assembly<'a> {
             transport.add_remote(member.id, &member.peer_urls)?;
         }
 
+        let alarms = parts.shared.alarms().list(AlarmType::None as i32);
         let log_writer = LogWriter { wal: parts.wal, prepare, metrics: metrics.clone() };
         let log_writer = Arc::new(parking_lot::Mutex::new(log_writer));
         let log_thread = LogThread {
@@ -353,6 +357,7 @@ impl<'a> Assembly<'a> {
         let apply_thread = ApplyThread {
             applier: parts.applier,
             member_id: parts.member_id,
+            server_version: version,
             shared: parts.shared.clone(),
             work: apply_work,
             to_raft: to_raft.clone(),
@@ -369,7 +374,9 @@ impl<'a> Assembly<'a> {
             snapshot_count: options.snapshot_count,
             compaction_batch_limit: setup.compaction_batch_limit,
             last_snapshot: parts.snapshot_index,
+            snapshot_wanted: false,
             next_snapshot: Duration::ZERO,
+            alarms,
             leadership: member::Leadership::default(),
             transport: transport.clone(),
             peers: BTreeMap::new(),
@@ -406,7 +413,7 @@ impl<'a> Assembly<'a> {
             shared: parts.shared,
             hub: hub.clone(),
             lanes: lanes.clone(),
-            progress,
+            progress: progress.clone(),
             metrics: metrics.clone(),
             clock,
             compacted: last_compacted,
@@ -431,9 +438,9 @@ impl<'a> Assembly<'a> {
         peer_side.set_node(Some(node.clone()));
 
         for worker in 0..workers.count() {
-            let (lanes, to_raft) = (lanes.clone(), to_raft.clone());
+            let (lanes, to_raft, progress) = (lanes.clone(), to_raft.clone(), progress.clone());
             let lane = u8::try_from(worker).unwrap_or_default();
-            workers.spawn_on(worker, move || lanes::enter(&lanes, lane, to_raft));
+            workers.spawn_on(worker, move || lanes::enter(&lanes, lane, to_raft, progress));
         }
         let duties_node = node.clone();
         let duties_fatal = fatal.clone();
@@ -441,6 +448,18 @@ impl<'a> Assembly<'a> {
         if let Some(retention) = options.auto_compaction {
             let compacting = node.clone();
             workers.spawn_on(0, move || duties::compact(compacting, retention));
+        }
+        if let Some(period) = options.corrupt_check_interval {
+            let checking = node.clone();
+            workers.spawn_on(0, move || corruption::watch(checking, period));
+        }
+        if let Some(period) = options.compact_hash_check_interval {
+            let checking = node.clone();
+            workers.spawn_on(0, move || corruption::watch_compactions(checking, period));
+        }
+        if let Some(period) = options.downgrade_check_interval {
+            let watching = node.clone();
+            workers.spawn_on(0, move || versions::watch_downgrade(watching, period));
         }
 
         let (purge_stop, purge_stopped) = crossbeam_channel::bounded(1);

@@ -7,12 +7,13 @@ use std::io::Read;
 use apply::Reply;
 use bytes::Bytes;
 use proto::etcdserverpb as pb;
+use proto::membershippb::DowngradeInfoSetRequest;
 use sha2::{Digest, Sha256};
 use types::{CompatVersion, MemberId, Version};
 
 use super::kv::{off_thread, unexpected};
 use crate::error::Error;
-use crate::grpc::{Code, Responses, Status};
+use crate::grpc::Responses;
 use crate::member::{Headers, Member};
 
 /// Upstream's size of a snapshot message.
@@ -182,21 +183,45 @@ pub async fn move_leader<M: Member>(
     Ok(pb::MoveLeaderResponse::default())
 }
 
-/// `Maintenance.Downgrade`: VALIDATE. The other actions change the cluster and are not offered yet.
+/// `Maintenance.Downgrade`. A job that was begun is carried out by the members, see crate `server`.
 pub async fn downgrade<M: Member>(
     member: &M,
     request: pb::DowngradeRequest,
 ) -> Result<pb::DowngradeResponse, Error> {
     use pb::downgrade_request::DowngradeAction;
-    match DowngradeAction::try_from(request.action) {
-        Ok(DowngradeAction::Validate) => {}
-        Ok(_) => {
-            let text = "etcdserver: this server cannot start or cancel a downgrade yet";
-            return Err(Error::Status(Status::new(Code::Unimplemented, text)));
+    let action = DowngradeAction::try_from(request.action).map_err(|_| Error::UnknownMethod)?;
+    let done = match action {
+        DowngradeAction::Validate => validate_downgrade(member, &request.version).await.map(drop),
+        DowngradeAction::Enable => enable_downgrade(member, &request.version).await,
+        DowngradeAction::Cancel => cancel_downgrade(member).await,
+    };
+    if let Err(error) = done {
+        match action {
+            DowngradeAction::Validate => return Err(error),
+            DowngradeAction::Enable => {
+                tracing::warn!(error = %error, "reject downgrade request");
+                return Err(error);
+            }
+            DowngradeAction::Cancel => {
+                tracing::warn!(error = %error, "failed to cancel downgrade");
+                // Since 3.6 that is all the caller hears of it.
+                if member.config().compat == CompatVersion::V3_5 {
+                    return Err(error);
+                }
+            }
         }
-        Err(_) => return Err(Error::UnknownMethod),
     }
-    let target = parse_target(&request.version).ok_or(Error::WrongDowngradeVersionFormat)?;
+    let current = member.shared().cluster().version().ok_or(Error::ClusterVersionUnavailable)?;
+    let version = match member.config().compat {
+        CompatVersion::V3_5 => current.to_string(),
+        _ => format!("{}.{}", current.major, current.minor),
+    };
+    Ok(pb::DowngradeResponse { header: Some(member.header()), version })
+}
+
+/// Whether the cluster can be lowered to this version now.
+async fn validate_downgrade<M: Member>(member: &M, target: &str) -> Result<Version, Error> {
+    let target = parse_target(target).ok_or(Error::WrongDowngradeVersionFormat)?;
     if member.shared().cluster().version().is_none() {
         return Err(Error::ClusterVersionUnavailable);
     }
@@ -209,11 +234,25 @@ pub async fn downgrade<M: Member>(
     if cluster.downgrade().enabled {
         return Err(Error::DowngradeInProcess);
     }
-    let version = match member.config().compat {
-        CompatVersion::V3_5 => current.to_string(),
-        _ => format!("{}.{}", current.major, current.minor),
-    };
-    Ok(pb::DowngradeResponse { header: Some(member.header()), version })
+    Ok(target)
+}
+
+async fn enable_downgrade<M: Member>(member: &M, target: &str) -> Result<(), Error> {
+    let target = validate_downgrade(member, target).await?;
+    set_downgrade(member, DowngradeInfoSetRequest { enabled: true, ver: target.to_string() }).await
+}
+
+async fn cancel_downgrade<M: Member>(member: &M) -> Result<(), Error> {
+    member.read_index().await?;
+    if !member.shared().cluster().downgrade().enabled {
+        return Err(Error::NoInflightDowngrade);
+    }
+    set_downgrade(member, DowngradeInfoSetRequest { enabled: false, ver: String::new() }).await
+}
+
+async fn set_downgrade<M: Member>(member: &M, job: DowngradeInfoSetRequest) -> Result<(), Error> {
+    let request = pb::InternalRaftRequest { downgrade_info_set: Some(Box::new(job)), ..Default::default() };
+    member.propose(request).await.map(drop)
 }
 
 /// `3.6` or `3.6.0` with any patch.

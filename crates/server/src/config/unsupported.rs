@@ -24,7 +24,6 @@ const fn later(flag: &'static str, feature: &'static str) -> Later {
 const TLS: &str = "TLS";
 const DISCOVERY: &str = "discovery of the first members";
 const TRACING: &str = "distributed tracing";
-const CHECKS: &str = "comparing data between members";
 
 /// The whole list.
 pub const LATER: &[Later] = &[
@@ -62,30 +61,25 @@ pub const LATER: &[Later] = &[
     later("enable-pprof", "profiling"),
     later("enable-log-rotation", "log rotation"),
     later("memory-mlock", "locking memory"),
-    later("corrupt-check-time", CHECKS),
     later("bootstrap-defrag-threshold-megabytes", "defragmentation at start"),
-    later("force-new-cluster", "starting over as a cluster of one"),
     later("bcrypt-cost", "changing users"),
     later("auth-token", "authentication"),
     later("auth-token-ttl", "authentication"),
     later("grpc-keepalive-min-time", "refusing clients that ping too often"),
     later("warning-apply-duration", "logging slow requests"),
     later("warning-unary-request-duration", "logging slow requests"),
-    later("downgrade-check-time", "downgrades"),
     later("metrics", "latency histograms of calls"),
 ];
 
 // Read and checked, not listed above and still without effect, because their default has the same
 // effect or because they only tune what is listed:
 // initial-election-tick-advance, backend-bbolt-freelist-type,
-// compact-hash-check-time, socket-reuse-address (always on),
+// socket-reuse-address (always on),
 // enable-grpc-gateway (there is none to turn off), the other discovery and tracing flags,
 // log-rotation-config-json, v2-deprecation and discovery-fallback (without effect in etcd too).
 
 /// Gates whose feature is still to come. Gates that only tune are harmless and not listed.
 const LATER_GATES: &[(Gate, &str)] = &[
-    (Gate::CompactHashCheck, CHECKS),
-    (Gate::InitialCorruptCheck, CHECKS),
     (Gate::StopGrpcServiceOnDefrag, "reporting defragmentation as not serving"),
     (Gate::SetMemberLocalAddr, "choosing the source address of peer connections"),
 ];
@@ -154,8 +148,8 @@ mod tests {
             "--cert-file is not supported by this build yet: TLS is still to come; remove it to start"
         );
         let mut config = Config::default();
-        config.feature_gates.merge("InitialCorruptCheck=true").unwrap();
-        assert!(unsupported(&config).unwrap().starts_with("--feature-gates=InitialCorruptCheck=true is"));
+        config.feature_gates.merge("StopGRPCServiceOnDefrag=true").unwrap();
+        assert!(unsupported(&config).unwrap().starts_with("--feature-gates=StopGRPCServiceOnDefrag=true is"));
         let config =
             Config { listen_client_urls: Url::parse_list("https://1.2.3.4:5").unwrap(), ..Config::default() };
         assert!(unsupported(&config).unwrap().starts_with("--listen-client-urls=https://1.2.3.4:5 is"));

@@ -13,11 +13,13 @@ use member::Leadership;
 use mvcc::RevisionEvents;
 use mvcc::watch::Hub;
 use peer::Transport;
+use proto::etcdserverpb::{AlarmMember, AlarmType};
 use proto::raftpb::ConfChange;
-use types::{Entry, LogPosition, MemberId, Snapshot};
+use types::{Entry, LogPosition, MemberId, Snapshot, Version};
 
 use super::Input;
 use super::store_threads::{BackendSignal, CompactionWork};
+use crate::bootstrap;
 use crate::duties::Duty;
 use crate::fatal::Fatal;
 use crate::lanes::{Answer, Answers};
@@ -65,6 +67,8 @@ pub struct ApplyThread {
     pub applier: Applier,
     /// Id of the member.
     pub member_id: MemberId,
+    /// The version of this server.
+    pub server_version: Version,
     /// State beside the key space.
     pub shared: Arc<apply::Shared>,
     /// Work.
@@ -97,8 +101,12 @@ pub struct ApplyThread {
     pub compaction_batch_limit: usize,
     /// Index of the last disk snapshot.
     pub last_snapshot: u64,
+    /// A disk snapshot is to be taken after this batch, however few entries there are.
+    pub snapshot_wanted: bool,
     /// No disk snapshot before this time.
     pub next_snapshot: Duration,
+    /// The alarms that were last seen, to tell which are new.
+    pub alarms: Vec<AlarmMember>,
     /// Leadership as last told.
     pub leadership: Leadership,
     /// The peers.
@@ -150,6 +158,9 @@ impl ApplyThread {
         for entry in entries {
             let applied = self.applier.apply(entry, now)?;
             tally.add(&applied, &self.metrics);
+            if applied.kind == Some(RequestKind::Alarm) {
+                self.log_alarms();
+            }
             self.finish(applied, &mut events);
         }
         if let Some(last) = entries.last() {
@@ -197,6 +208,13 @@ impl ApplyThread {
                 return;
             }
             Some(FollowUp::ClusterVersionSet { previous, current }) => {
+                self.check_version(current);
+                if let Some(previous) = previous.filter(|previous| current < *previous) {
+                    log::info!("Cluster version downgrade detected, forcing snapshot",
+                        "prev-cluster-version" => previous.to_string(),
+                        "new-cluster-version" => current.to_string());
+                    self.snapshot_wanted = true;
+                }
                 let _ = self.duties.send(Duty::ClusterVersionSet { previous, current });
             }
             Some(FollowUp::AttributesPublished { member }) => {
@@ -212,6 +230,19 @@ impl ApplyThread {
         if let Some(id) = applied.request {
             self.answers.push(Answer { id, result: applied.result });
         }
+    }
+
+    fn log_alarms(&mut self) {
+        let now = self.shared.alarms().list(AlarmType::None as i32);
+        let before = std::mem::replace(&mut self.alarms, now);
+        let tell = |text: &str, alarms: &[AlarmMember], known: &[AlarmMember]| {
+            for alarm in alarms.iter().filter(|alarm| !known.contains(alarm)) {
+                let kind = AlarmType::try_from(alarm.alarm).map_or("", |kind| kind.as_str_name());
+                log::warn(text, &[("alarm", kind.into()), ("from", MemberId(alarm.member_id).into())]);
+            }
+        };
+        tell("alarm raised", &self.alarms, &before);
+        tell("alarm disarmed", &before, &self.alarms);
     }
 
     fn log_conf_change(&self, change: &ConfChange) {
@@ -230,6 +261,9 @@ impl ApplyThread {
     /// The first entry of a term is applied. If this member leads that term, everything that was
     /// ever acknowledged is applied here, and its leases count from now.
     fn first_commit(&mut self, term: u64) {
+        if self.leadership.term == term && self.leadership.leader.0 != 0 {
+            self.progress.settle_lost_leader(self.lease_extension);
+        }
         if self.leadership.is_leader && self.leadership.term == term {
             let mut lessor = self.shared.lessor.lock();
             lessor.promote(self.clock.now(), self.lease_extension);
@@ -237,6 +271,14 @@ impl ApplyThread {
             drop(lessor);
             self.progress.set_caught_up();
             let _ = self.duties.send(Duty::BecameLeader);
+        }
+    }
+
+    /// A server older than the cluster would not understand all that is in the log.
+    fn check_version(&self, cluster: Version) {
+        let server = self.server_version;
+        if membership::is_server_too_old(server, Some(cluster)) {
+            self.fatal.stop(bootstrap::Error::ServerTooOld { server, cluster }.to_string());
         }
     }
 
@@ -300,7 +342,9 @@ impl ApplyThread {
                 self.compactions.send(CompactionWork { job: job.with_batch(self.compaction_batch_limit) });
         }
         self.follow_members();
+        self.alarms = self.shared.alarms().list(AlarmType::None as i32);
         if let Some(version) = self.shared.cluster().version() {
+            self.check_version(version);
             self.metrics.agree_on_cluster_version(version);
         }
         self.last_snapshot = index;
@@ -326,7 +370,9 @@ impl ApplyThread {
     }
 
     fn snapshot_if_due(&mut self, position: LogPosition) {
-        if position.index.saturating_sub(self.last_snapshot) <= self.snapshot_count {
+        if std::mem::take(&mut self.snapshot_wanted) {
+            self.next_snapshot = Duration::ZERO;
+        } else if position.index.saturating_sub(self.last_snapshot) <= self.snapshot_count {
             return;
         }
         // Many more entries a second than upstream would make for many snapshots a second, each
