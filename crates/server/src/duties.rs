@@ -74,6 +74,7 @@ pub async fn run(
     let node = Rc::new(node);
     let settling = Rc::new(tokio::sync::Semaphore::new(1));
     let moving = Arc::new(tokio::sync::Semaphore::new(1));
+    let mut leaving = false;
     tokio::task::spawn_local(expire_leases(node.clone()));
     tokio::task::spawn_local(watch_descriptors(node.clone()));
     tokio::task::spawn_local(publish(node.clone(), published.subscribe()));
@@ -96,7 +97,9 @@ pub async fn run(
                 tokio::task::spawn_local(settle_cluster_version(node.clone(), settling.clone()));
             }
             Duty::Removed => {
-                tokio::task::spawn_local(leave(node.clone(), fatal.clone()));
+                if !std::mem::replace(&mut leaving, true) {
+                    tokio::task::spawn_local(leave(node.clone(), fatal.clone()));
+                }
             }
             Duty::ClusterVersionSet { previous, current } => {
                 node.metrics().agree_on_cluster_version(current);
