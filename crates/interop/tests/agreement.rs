@@ -507,6 +507,27 @@ mod members {
         cluster.put_and_get_anywhere("moved and leading")
     }
 
+    /// Without the hand-over the others would have to notice that nobody leads.
+    #[test]
+    fn a_leader_that_is_removed_hands_over() -> anyhow::Result<()> {
+        let mut cluster = Cluster::start(&[&subject(), &subject(), &subject()], &[])?;
+        let leader = cluster.leader()?;
+        let id = id_of(&cluster.members[leader])?;
+        let other = ctl(&cluster.members[(leader + 1) % 3]);
+        eventually("the leader is removed", || Ok(other.run(&["member", "remove", &id])?.code == 0))?;
+        let ended = cluster.members[leader].wait_end(PATIENCE)?;
+        ensure!(ended.success(), "a member that was removed ended with {ended}");
+        other.run(&["put", "without", "it"])?.success()?;
+        let mut heirs = 0;
+        for number in (0..3).filter(|number| *number != leader) {
+            let log = log_of(&cluster.members[number])?;
+            heirs += log.matches("received MsgTimeoutNow").count();
+            ensure!(!log.contains("starting a new election"), "{log}");
+        }
+        ensure!(heirs == 1, "{heirs} were asked to lead");
+        Ok(())
+    }
+
     #[test]
     fn learners_are_limited_by_the_flag() -> anyhow::Result<()> {
         let two = ["--max-learners", "2"];

@@ -288,7 +288,8 @@ fn compare_compaction(own: MemberId, hash: &HashKv, peers: &[PeerHash]) -> Agree
         ("leader-compact-revision", hash.compact_revision.into()),
         ("leader-hash", hash.hash.into()),
     ];
-    let quorum = (peers.len() + 1) / 2 + 1;
+    let members = peers.len() + 1;
+    let quorum = members / 2 + 1;
     let majority = holders.iter().find(|(_, ids)| ids.len() >= quorum).map(|(hash, _)| *hash);
     match majority {
         Some(right) => drop(holders.remove(&right)),
