@@ -98,7 +98,7 @@ pub async fn run(
             }
             Duty::Removed => {
                 if !std::mem::replace(&mut leaving, true) {
-                    tokio::task::spawn_local(leave(node.clone(), fatal.clone()));
+                    tokio::task::spawn_local(leave(fatal.clone()));
                 }
             }
             Duty::ClusterVersionSet { previous, current } => {
@@ -119,11 +119,11 @@ pub async fn run(
 }
 
 /// The end of a member that was removed. For a while it goes on: it answers who removed it, and what
-/// the others need from it to go on without it (that the removal is committed, a vote) still leaves.
-/// If it leads it hands over, so that they need no election.
-async fn leave(node: Rc<Node>, fatal: Fatal) {
-    let handing_over = tokio::time::timeout(REMOVED_DELAY, node.leave_leadership());
-    let _ = futures_util::future::join(handing_over, tokio::time::sleep(REMOVED_DELAY)).await;
+/// the others need from it (that the removal is committed, a vote) still leaves. If it led it cannot
+/// hand over: the others take nothing from it once they have applied the removal, and nobody
+/// campaigns before that.
+async fn leave(fatal: Fatal) {
+    tokio::time::sleep(REMOVED_DELAY).await;
     fatal.stop(REMOVED.to_owned());
 }
 

@@ -97,12 +97,26 @@ pub fn start(config: &Config, ended: impl FnOnce(String) + Send + 'static) -> Re
         }
     });
     if let Some(reason) = failed {
+        log_end(&reason);
         return Err(RunError::Fatal(reason));
     }
     let listeners = listeners.serve(config, &running).map_err(StartError::Thread)?;
     let fatal = running.fatal.clone();
-    running.workers.spawn_on(0, move || async move { ended(fatal.stopped().await) });
+    running.workers.spawn_on(0, move || async move {
+        let reason = fatal.stopped().await;
+        log_end(&reason);
+        ended(reason);
+    });
     Ok(Serving { config: config.clone(), running, listeners, runtime })
+}
+
+/// What an operator has to know about a member that was removed. Other reasons are reported by
+/// whoever ends the process.
+fn log_end(reason: &str) {
+    if reason == REMOVED {
+        log::warn!("server error", "error" => reason);
+        log::warn!("data-dir used by this member must be removed");
+    }
 }
 
 /// Writes the record that opens the log of every start.
