@@ -1,0 +1,306 @@
+//! A running cluster moves from etcd to retcd and back, one member at a time, and through releases,
+//! while clients put, read and watch.
+//!
+//! At every stop all members hold the same, agree on the members, know the leases and have no alarm.
+//! At the end no acknowledged write is lost, no watcher missed anything, and one order explains
+//! what clients saw. Each hop's longest time without an acknowledged write is at most an election.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use bench::wire::{Channel, Method, Status};
+use interop::block_on;
+use interop::cluster::{Cluster, PATIENCE, ctl, entry, eventually, status};
+use interop::http;
+use interop::member::Member;
+use interop::programs::{Program, real, subject_as};
+use interop::traffic::{Rates, Seen, Traffic};
+use proto::etcdserverpb as pb;
+
+const RATES: Rates = Rates { puts_per_second: 500, watchers: 50 };
+/// Followers wait for one to two election timeouts, of a second each.
+const ELECTION: Duration = Duration::from_millis(2500);
+/// Puts between two hops.
+const PUTS_PER_STOP: usize = 500;
+/// Seconds of the lease that nobody renews while the cluster moves.
+const IDLE_TTL: i64 = 600;
+/// Seconds of the lease that is renewed each second.
+const RENEWED_TTL: i64 = 12;
+
+/// Snapshots are taken and sent while members are away for a second.
+fn with_snapshots(mut program: Program, catch_up_flag: &str) -> Program {
+    let args = ["--snapshot-count", "1000", catch_up_flag, "100"];
+    program.args.extend(args.map(str::to_owned));
+    program
+}
+
+fn theirs(version: &str) -> Program {
+    let flag = if version == "3.7" {
+        "--snapshot-catchup-entries"
+    } else {
+        "--experimental-snapshot-catchup-entries"
+    };
+    with_snapshots(Program::plain(real(version, "etcd")), flag)
+}
+
+fn ours(version: &str) -> Program {
+    with_snapshots(subject_as(version), "--snapshot-catchup-entries")
+}
+
+/// A cluster that moves under traffic.
+struct Move {
+    cluster: Cluster,
+    traffic: Traffic,
+    idle_lease: i64,
+    granted: Instant,
+    hops: Vec<(String, Duration)>,
+}
+
+fn grant(member: &Member, ttl: i64) -> anyhow::Result<i64> {
+    let text = ctl(member).run(&["lease", "grant", &ttl.to_string()])?.success()?;
+    let id = text.split(' ').nth(1).context("a grant names its lease")?;
+    Ok(i64::from_str_radix(id, 16)?)
+}
+
+fn member_id(member: &Member) -> anyhow::Result<String> {
+    Ok(format!("{:x}", status(member)?.header.context("a header")?.member_id))
+}
+
+impl Move {
+    fn start(program: &Program) -> anyhow::Result<Self> {
+        let cluster = Cluster::start(&[program, program, program], &[])?;
+        let first = &cluster.members[0];
+        let granted = Instant::now();
+        let (idle_lease, renewed) = (grant(first, IDLE_TTL)?, grant(first, RENEWED_TTL)?);
+        for (key, lease) in [("leased/idle", idle_lease), ("leased/renewed", renewed)] {
+            ctl(first).run(&["put", key, "x", "--lease", &format!("{lease:x}")])?.success()?;
+        }
+        let members = cluster.members.iter().map(Member::authority).collect();
+        let traffic = Traffic::start(members, RATES, Some(renewed))?;
+        traffic.wait_for_acknowledged(PUTS_PER_STOP)?;
+        Ok(Self { cluster, traffic, idle_lease, granted, hops: Vec::new() })
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Member> {
+        self.cluster.members.iter().filter(|member| member.pid().is_some())
+    }
+
+    /// In place: stops a member and starts another program on its directory.
+    fn hop(&mut self, number: usize, to: &Program, what: &str) -> anyhow::Result<()> {
+        self.replace(number, to, what, |member| member.stop().map(drop))
+    }
+
+    fn replace(
+        &mut self,
+        number: usize,
+        to: &Program,
+        what: &str,
+        end: impl FnOnce(&mut Member) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let led = self.cluster.leader()? == number;
+        let begin = Instant::now();
+        let member = &mut self.cluster.members[number];
+        end(member)?;
+        member.use_program(to);
+        member.run().with_context(|| format!("{what}: n{number} starts"))?;
+        self.arrive(format!("{what}, n{number}{}", if led { " (leader)" } else { "" }), begin)
+    }
+
+    /// By membership: a learner joins on a new directory, is promoted, and an old member leaves.
+    fn exchange(&mut self, old: usize, to: &Program, what: &str) -> anyhow::Result<()> {
+        let led = self.cluster.leader()? == old;
+        let begin = Instant::now();
+        let new = self.cluster.members.len();
+        let mut member = Member::prepare(to, &[], &self.cluster.place(new))?;
+        let (name, peer_url) = (format!("n{new}"), format!("--peer-urls=http://{}", member.peer_authority()));
+        // Those that stay do all the asking, whatever they are: leader or follower, ours or theirs.
+        let helper = (0..new).rfind(|number| *number != old && self.cluster.members[*number].pid().is_some());
+        let helper = helper.context("another member")?;
+        let add = ["member", "add", &name, &peer_url, "--learner"];
+        // A change is refused until the members have been connected for five seconds.
+        self.ask(helper, "the learner is added", &add)?;
+        let numbers = (0..new).filter(|number| self.cluster.members[*number].pid().is_some());
+        let mut initial: Vec<_> =
+            numbers.map(|number| entry(number, &self.cluster.members[number])).collect();
+        initial.push(entry(new, &member));
+        member.add_args(&["--name", &name, "--initial-cluster", &initial.join(",")]);
+        member.add_args(&["--initial-cluster-state", "existing"]);
+        member.spawn()?;
+        eventually("the learner tells its id", || {
+            member.check_alive()?;
+            Ok(member_id(&member).is_ok())
+        })?;
+        let id = member_id(&member)?;
+        self.cluster.members.push(member);
+        self.ask(helper, "the learner is promoted", &["member", "promote", &id])?;
+        self.cluster.members[new].wait_serving()?;
+        let old_id = member_id(&self.cluster.members[old])?;
+        let stay = |number: &usize| *number != old && self.cluster.members[*number].pid().is_some();
+        let authority = |number: usize| self.cluster.members[number].authority();
+        self.traffic.set_members((0..=new).filter(stay).map(authority).collect());
+        self.ask(helper, "the old member is removed", &["member", "remove", &old_id])?;
+        self.cluster.members[old].wait_end(PATIENCE)?;
+        self.arrive(format!("{what}, n{old}{} for n{new}", if led { " (leader)" } else { "" }), begin)
+    }
+
+    fn ask(&self, helper: usize, what: &str, command: &[&str]) -> anyhow::Result<()> {
+        let mut last = String::new();
+        let asked = eventually(what, || {
+            let ran = ctl(&self.cluster.members[helper]).run(command)?;
+            last = ran.messages();
+            Ok(ran.code == 0)
+        });
+        asked.with_context(|| format!("n{helper}: {last}"))
+    }
+
+    /// Everything that must hold when a member has been moved.
+    fn arrive(&mut self, what: String, begin: Instant) -> anyhow::Result<()> {
+        self.traffic.wait_for_acknowledged(PUTS_PER_STOP).with_context(|| what.clone())?;
+        let gap = self.traffic.longest_gap(begin);
+        println!("{what}: {} ms without a put, {} ms in all", gap.as_millis(), begin.elapsed().as_millis());
+        self.check().with_context(|| what.clone())?;
+        self.hops.push((what, gap));
+        Ok(())
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        let revision =
+            status(self.running().next().context("a member")?)?.header.context("a header")?.revision;
+        let mut seen: Vec<(String, (u32, i64))> = Vec::new();
+        for member in self.running() {
+            let mut hash = None;
+            eventually("the member is there and hashes", || {
+                hash = hash_at(&member.authority(), revision)?;
+                Ok(hash.is_some())
+            })?;
+            seen.push((member.authority(), hash.context("a hash")?));
+        }
+        ensure!(seen.windows(2).all(|pair| pair[0].1 == pair[1].1), "HashKV at {revision}: {seen:?}");
+        let mut lists: Vec<_> = Vec::new();
+        for member in self.running() {
+            lists.push(members_without_alarm(&member.authority())?);
+            self.check_idle_lease(member)?;
+        }
+        ensure!(lists.windows(2).all(|pair| pair[0] == pair[1]), "members differ: {lists:?}");
+        Ok(())
+    }
+
+    /// A change of the leader may give a lease time, nothing takes it away.
+    fn check_idle_lease(&self, member: &Member) -> anyhow::Result<()> {
+        let (authority, id) = (member.authority(), self.idle_lease);
+        let answer: pb::LeaseTimeToLiveResponse = block_on(async {
+            let channel = Channel::connect(&authority).await?;
+            let method = Method::new(&authority, "/etcdserverpb.Lease/LeaseTimeToLive")?;
+            anyhow::Ok(channel.call(&method, &pb::LeaseTimeToLiveRequest { id, keys: true }).await?)
+        })?;
+        let elapsed = i64::try_from(self.granted.elapsed().as_secs())?;
+        let least = IDLE_TTL - elapsed - 2;
+        ensure!(
+            answer.granted_ttl == IDLE_TTL && (least..=IDLE_TTL + 3).contains(&answer.ttl),
+            "the lease of {IDLE_TTL} s has {} s after {elapsed} s",
+            answer.ttl
+        );
+        ensure!(answer.keys == vec!["leased/idle"], "the lease has the keys {:?}", answer.keys);
+        Ok(())
+    }
+
+    /// Waits until every member names a cluster version.
+    fn wait_for_cluster_version(&self, version: &str) -> anyhow::Result<()> {
+        for member in self.running() {
+            let mut last = String::new();
+            let waited = eventually("the cluster version is there", || {
+                let answer = http::request(&member.authority(), "GET", "/version", &[], "")?;
+                last = String::from_utf8_lossy(&answer.body).into_owned();
+                Ok(last.contains(&format!("\"etcdcluster\":\"{version}\"")))
+            });
+            waited.with_context(|| format!("{version}: {last}"))?;
+        }
+        Ok(())
+    }
+
+    /// Ends the traffic and checks what it saw.
+    fn finish(self) -> anyhow::Result<Seen> {
+        self.check()?;
+        let renewed = ctl(&self.cluster.members[self.cluster.leader()?]).run(&["get", "leased/renewed"])?;
+        ensure!(renewed.success()?.contains("leased/renewed"), "the lease that was renewed is gone");
+        let acknowledged = self.traffic.acknowledged();
+        let seen = self.traffic.finish()?;
+        println!("{acknowledged} puts acknowledged, {} revisions seen by each watcher", seen.timeline.len());
+        for (what, gap) in &self.hops {
+            ensure!(*gap <= ELECTION, "{what}: no put was acknowledged for {gap:?}");
+        }
+        Ok(seen)
+    }
+}
+
+/// The members as one of them sees them.
+fn members_without_alarm(authority: &str) -> anyhow::Result<Vec<pb::Member>> {
+    block_on(async {
+        let channel = Channel::connect(authority).await?;
+        let method = Method::new(authority, "/etcdserverpb.Maintenance/Alarm")?;
+        let alarms: pb::AlarmResponse = channel.call(&method, &pb::AlarmRequest::default()).await?;
+        ensure!(alarms.alarms.is_empty(), "alarms: {:?}", alarms.alarms);
+        let method = Method::new(authority, "/etcdserverpb.Cluster/MemberList")?;
+        let request = pb::MemberListRequest { linearizable: true };
+        let list: pb::MemberListResponse = channel.call(&method, &request).await?;
+        Ok(list.members)
+    })
+}
+
+/// HashKV of a revision; nothing if the member is not there yet.
+fn hash_at(authority: &str, revision: i64) -> anyhow::Result<Option<(u32, i64)>> {
+    let answer: Result<pb::HashKvResponse, Status> = block_on(async {
+        let channel = Channel::connect(authority).await?;
+        let method = Method::new(authority, "/etcdserverpb.Maintenance/HashKV");
+        let method = method.map_err(|error| Status { code: 3, message: error.to_string() })?;
+        channel.call(&method, &pb::HashKvRequest { revision }).await
+    });
+    match answer {
+        Ok(answer) => Ok(Some((answer.hash, answer.compact_revision))),
+        Err(status) if status.message.contains("future revision") => Ok(None),
+        Err(status) => Err(status.into()),
+    }
+}
+
+/// In place: stop, start the other program on the same directory. There and back.
+fn in_place(theirs: &Program, ours: &Program) -> anyhow::Result<()> {
+    let mut moving = Move::start(theirs)?;
+    for (program, what) in [(ours, "to ours"), (theirs, "back to theirs")] {
+        for number in 0..3 {
+            moving.hop(number, program, what)?;
+        }
+    }
+    moving.finish().map(drop)
+}
+
+#[test]
+fn in_place_there_and_back() -> anyhow::Result<()> {
+    in_place(&theirs("3.5"), &ours("3.5"))
+}
+
+/// By membership: learners on new directories. There and back.
+#[test]
+fn by_membership_there_and_back() -> anyhow::Result<()> {
+    let (theirs, ours) = (theirs("3.5"), ours("3.5"));
+    let mut moving = Move::start(&theirs)?;
+    for number in 0..3 {
+        moving.exchange(number, &ours, "to ours")?;
+    }
+    for number in 3..6 {
+        moving.exchange(number, &theirs, "back to theirs")?;
+    }
+    moving.finish().map(drop)
+}
+
+/// The normal upgrade: from etcd 3.5 to ours in its place, then raised release by release.
+#[test]
+fn raised_from_release_to_release() -> anyhow::Result<()> {
+    let mut moving = Move::start(&theirs("3.5"))?;
+    for version in ["3.5", "3.6", "3.7"] {
+        for number in 0..3 {
+            moving.hop(number, &ours(version), &format!("to ours as {version}"))?;
+        }
+        moving.wait_for_cluster_version(&format!("{version}.0"))?;
+    }
+    moving.finish().map(drop)
+}
