@@ -41,6 +41,8 @@ const READS_PER_SECOND: u32 = 40;
 const CALL_PATIENCE: Duration = Duration::from_secs(10);
 /// Pause before the next member is tried.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// Longest wait for a renewal: one member after the other may not know a leader.
+const RENEW_PATIENCE: Duration = Duration::from_secs(2);
 /// Time between two renewals of the lease.
 const RENEW_INTERVAL: Duration = Duration::from_secs(1);
 /// How long watchers may take to the last revision.
@@ -68,6 +70,8 @@ struct Shared {
     /// When puts were acknowledged.
     acknowledged: Mutex<Vec<Duration>>,
     stopping: AtomicBool,
+    /// Why the traffic ended early.
+    failure: Mutex<Option<String>>,
 }
 
 /// What came out.
@@ -87,11 +91,14 @@ impl Traffic {
             members: Mutex::new(members),
             acknowledged: Mutex::default(),
             stopping: AtomicBool::new(false),
+            failure: Mutex::default(),
         });
         let given = shared.clone();
-        let thread = std::thread::Builder::new()
-            .name("traffic".to_owned())
-            .spawn(move || crate::block_on(Run::new(given).run(rates, lease)))?;
+        let thread = std::thread::Builder::new().name("traffic".to_owned()).spawn(move || {
+            let seen = crate::block_on(Run::new(given.clone()).run(rates, lease));
+            *lock(&given.failure) = seen.as_ref().err().map(|error| format!("{error:#}"));
+            seen
+        })?;
         let traffic = Self { shared, thread: Some(thread) };
         traffic.wait_for_acknowledged(1)?;
         Ok(traffic)
@@ -124,8 +131,8 @@ impl Traffic {
     pub fn wait_for_acknowledged(&self, more: usize) -> anyhow::Result<()> {
         let due = self.acknowledged() + more;
         crate::cluster::eventually("puts are acknowledged", || {
-            let ended = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
-            ensure!(!ended, "the traffic has ended");
+            let failure = lock(&self.shared.failure).clone();
+            ensure!(failure.is_none(), "the traffic has ended: {}", failure.unwrap_or_default());
             Ok(self.acknowledged() >= due)
         })
     }
@@ -314,7 +321,7 @@ impl Run {
         while !self.stopping() {
             tick.tick().await;
             let Ok((channel, authority)) = connection.get().await else { continue };
-            let renewed = timeout(CALL_PATIENCE, renew_once(&channel, &authority, lease)).await;
+            let renewed = timeout(RENEW_PATIENCE, renew_once(&channel, &authority, lease)).await;
             match renewed {
                 Ok(Ok(ttl)) => ensure!(ttl > 0, "the lease that was kept alive is gone"),
                 Ok(Err(status)) => connection.failed(&authority, &status),

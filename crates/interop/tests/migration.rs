@@ -22,6 +22,8 @@ const RATES: Rates = Rates { puts_per_second: 500, watchers: 50 };
 const ELECTION: Duration = Duration::from_millis(2500);
 /// Puts between two hops.
 const PUTS_PER_STOP: usize = 500;
+/// Puts after which a member that missed them needs a snapshot.
+const PUTS_WITHOUT_IT: usize = 2200;
 /// Seconds of the lease that nobody renews while the cluster moves.
 const IDLE_TTL: i64 = 600;
 /// Seconds of the lease that is renewed each second.
@@ -143,6 +145,20 @@ impl Move {
         self.arrive(format!("{what}, n{old}{} for n{new}", if led { " (leader)" } else { "" }), begin)
     }
 
+    /// Kills a member that does not lead, and lets it come back when the log is not enough any more.
+    fn away_and_back(&mut self, number: usize, what: &str) -> anyhow::Result<()> {
+        let begin = Instant::now();
+        self.cluster.members[number].kill()?;
+        self.traffic.wait_for_acknowledged(PUTS_WITHOUT_IT)?;
+        let member = &mut self.cluster.members[number];
+        let before = std::fs::read_to_string(member.log_file())?.matches("applied snapshot").count();
+        member.run()?;
+        self.arrive(format!("{what}, n{number}"), begin)?;
+        let log = std::fs::read_to_string(self.cluster.members[number].log_file())?;
+        ensure!(log.matches("applied snapshot").count() > before, "{what}: the log was enough");
+        Ok(())
+    }
+
     fn ask(&self, helper: usize, what: &str, command: &[&str]) -> anyhow::Result<()> {
         let mut last = String::new();
         let asked = eventually(what, || {
@@ -178,8 +194,9 @@ impl Move {
         ensure!(seen.windows(2).all(|pair| pair[0].1 == pair[1].1), "HashKV at {revision}: {seen:?}");
         let mut lists: Vec<_> = Vec::new();
         for member in self.running() {
-            lists.push(members_without_alarm(&member.authority())?);
-            self.check_idle_lease(member)?;
+            let list = members_without_alarm(&member.authority());
+            lists.push(list.with_context(|| format!("members by {}", member.authority()))?);
+            self.check_idle_lease(member).with_context(|| format!("lease by {}", member.authority()))?;
         }
         ensure!(lists.windows(2).all(|pair| pair[0] == pair[1]), "members differ: {lists:?}");
         Ok(())
@@ -273,21 +290,61 @@ fn in_place(theirs: &Program, ours: &Program) -> anyhow::Result<()> {
     moving.finish().map(drop)
 }
 
+/// By membership: learners on new directories. There, as the guide says, and back, without moving
+/// the leader away first.
+fn by_membership(theirs: &Program, ours: &Program) -> anyhow::Result<()> {
+    let mut moving = Move::start(theirs)?;
+    for number in 0..3 {
+        if moving.cluster.leader()? == number {
+            moving.cluster.move_leader(if number == 0 { 2 } else { number + 2 })?;
+        }
+        moving.exchange(number, ours, "to ours")?;
+    }
+    for number in 3..6 {
+        moving.exchange(number, theirs, "back to theirs")?;
+    }
+    moving.finish().map(drop)
+}
+
+/// Members of both kinds are killed, leaders and followers of both kinds, for a moment and for so
+/// long that only a snapshot of the other kind helps.
+fn killed(theirs: &Program, ours: &Program) -> anyhow::Result<()> {
+    let mut moving = Move::start(theirs)?;
+    moving.hop(2, ours, "to ours")?;
+    for (leader, program) in [(0, theirs), (2, ours)] {
+        moving.cluster.move_leader(leader)?;
+        moving.away_and_back(2 - leader, "follower of the other kind, away for long")?;
+        moving.cluster.move_leader(leader)?;
+        moving.replace(leader, program, "leader killed", Member::kill)?;
+        moving.replace(1, theirs, "killed", Member::kill)?;
+    }
+    moving.finish().map(drop)
+}
+
 #[test]
 fn in_place_there_and_back() -> anyhow::Result<()> {
     in_place(&theirs("3.5"), &ours("3.5"))
 }
 
-/// By membership: learners on new directories. There and back.
 #[test]
 fn by_membership_there_and_back() -> anyhow::Result<()> {
-    let (theirs, ours) = (theirs("3.5"), ours("3.5"));
-    let mut moving = Move::start(&theirs)?;
-    for number in 0..3 {
-        moving.exchange(number, &ours, "to ours")?;
-    }
-    for number in 3..6 {
-        moving.exchange(number, &theirs, "back to theirs")?;
+    by_membership(&theirs("3.5"), &ours("3.5"))
+}
+
+#[test]
+fn members_of_both_kinds_are_killed() -> anyhow::Result<()> {
+    killed(&theirs("3.5"), &ours("3.5"))
+}
+
+/// Takes all members to one program after the other, each with the cluster version that must come.
+fn through(stages: &[(Program, &str)]) -> anyhow::Result<()> {
+    let mut moving = Move::start(&stages[0].0)?;
+    moving.wait_for_cluster_version(stages[0].1)?;
+    for (stage, (program, cluster_version)) in stages.iter().enumerate().skip(1) {
+        for number in 0..3 {
+            moving.hop(number, program, &format!("stage {stage}, to {cluster_version}"))?;
+        }
+        moving.wait_for_cluster_version(cluster_version)?;
     }
     moving.finish().map(drop)
 }
@@ -295,12 +352,60 @@ fn by_membership_there_and_back() -> anyhow::Result<()> {
 /// The normal upgrade: from etcd 3.5 to ours in its place, then raised release by release.
 #[test]
 fn raised_from_release_to_release() -> anyhow::Result<()> {
-    let mut moving = Move::start(&theirs("3.5"))?;
-    for version in ["3.5", "3.6", "3.7"] {
-        for number in 0..3 {
-            moving.hop(number, &ours(version), &format!("to ours as {version}"))?;
-        }
-        moving.wait_for_cluster_version(&format!("{version}.0"))?;
+    through(&[
+        (theirs("3.5"), "3.5.0"),
+        (ours("3.5"), "3.5.0"),
+        (ours("3.6"), "3.6.0"),
+        (ours("3.7"), "3.7.0"),
+    ])
+}
+
+/// With the releases that no package has.
+#[cfg(feature = "newest")]
+mod newest {
+    use super::*;
+
+    #[test]
+    fn in_place_3_6() -> anyhow::Result<()> {
+        in_place(&theirs("3.6"), &ours("3.6"))
     }
-    moving.finish().map(drop)
+
+    #[test]
+    fn in_place_3_7() -> anyhow::Result<()> {
+        in_place(&theirs("3.7"), &ours("3.7"))
+    }
+
+    #[test]
+    fn by_membership_3_6() -> anyhow::Result<()> {
+        by_membership(&theirs("3.6"), &ours("3.6"))
+    }
+
+    #[test]
+    fn by_membership_3_7() -> anyhow::Result<()> {
+        by_membership(&theirs("3.7"), &ours("3.7"))
+    }
+
+    #[test]
+    fn killed_3_6() -> anyhow::Result<()> {
+        killed(&theirs("3.6"), &ours("3.6"))
+    }
+
+    #[test]
+    fn killed_3_7() -> anyhow::Result<()> {
+        killed(&theirs("3.7"), &ours("3.7"))
+    }
+
+    /// Ours stands in for each release once, in the middle of an upgrade of the real one.
+    #[test]
+    fn upgraded_with_ours_between() -> anyhow::Result<()> {
+        through(&[
+            (theirs("3.5"), "3.5.0"),
+            (ours("3.5"), "3.5.0"),
+            (theirs("3.6"), "3.6.0"),
+            (ours("3.6"), "3.6.0"),
+            (theirs("3.7"), "3.7.0"),
+            (ours("3.7"), "3.7.0"),
+            (theirs("3.7"), "3.7.0"),
+        ])
+    }
 }
