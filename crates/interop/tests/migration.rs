@@ -21,6 +21,8 @@ use proto::etcdserverpb as pb;
 const RATES: Rates = Rates { puts_per_second: 500, watchers: 50 };
 /// Followers wait for one to two election timeouts, of a second each.
 const ELECTION: Duration = Duration::from_millis(2500);
+/// Ours serves soon after its start. (Whose first proposal is lost waits for seven seconds, as etcd may.)
+const START: Duration = Duration::from_secs(6);
 /// Puts between two hops.
 const PUTS_PER_STOP: usize = 500;
 /// Puts after which a member that missed them needs a snapshot.
@@ -110,7 +112,10 @@ impl Move {
         let member = &mut self.cluster.members[number];
         end(member)?;
         member.use_program(to);
+        let started = Instant::now();
         member.run().with_context(|| format!("{what}: n{number} starts"))?;
+        let took = started.elapsed();
+        ensure!(took < START || to.path != ours("3.5").path, "{what}: n{number} served after {took:?}");
         self.arrive(format!("{what}, n{number}{}", if led { " (leader)" } else { "" }), begin)
     }
 
