@@ -651,6 +651,12 @@ impl Consensus {
         }
     }
 
+    /// Whether this member leads and waits for a peer to receive a snapshot.
+    pub fn sends_snapshot(&self) -> bool {
+        let waits = |state| state == raft::ProgressState::Snapshot;
+        self.is_leader() && self.raw.raft.prs().iter().any(|(_, peer)| waits(peer.state))
+    }
+
     /// Whether the log, or a snapshot in its place, is not persisted to its end: no time for an
     /// election.
     fn is_unsettled(&self) -> bool {
