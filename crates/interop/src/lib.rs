@@ -10,7 +10,7 @@
 //! - [`known`]: differences that stay, each with its reason.
 //! - [`facts`]: everything a client can see of a member's data, for comparisons across restarts.
 //! - [`traffic`]: steady puts, reads and watchers while something happens to a cluster.
-//! - [`history`]: whether one order of revisions explains what clients saw.
+//! - [`linearizability`]: what clients were told, checked against the history of the store.
 //! - [`writers`]: clients that remember what was acknowledged, for crash tests.
 //!
 //! Nothing in here waits by sleeping for a fixed time; every wait is for a state, with a bound.
@@ -21,9 +21,9 @@ pub mod clients;
 pub mod cluster;
 pub mod ctl;
 pub mod facts;
-pub mod history;
 pub mod http;
 pub mod known;
+pub mod linearizability;
 pub mod member;
 pub mod normalise;
 pub mod programs;

@@ -9,6 +9,7 @@
 //! Runs on a thread of its own. What it saw comes out of [`Traffic::finish`], checked.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -18,15 +19,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use bench::wire::{Channel, Duplex, Method, Status};
+use bytes::Bytes;
 use proto::etcdserverpb::watch_request::RequestUnion;
 use proto::etcdserverpb::{
     LeaseKeepAliveRequest, LeaseKeepAliveResponse, PutResponse, RangeResponse, WatchCreateRequest,
     WatchRequest, WatchResponse,
 };
-use proto::mvccpb::{Event, event::EventType};
+use proto::mvccpb::Event;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::history::{self, Call, Change, Operation, Timeline};
+use crate::linearizability::{self, Answer, Call, Op, Story};
 use crate::scripts::{get, put};
 
 /// Clients that write; each sends its share of the rate.
@@ -35,6 +37,10 @@ const WRITERS: usize = 10;
 const READERS: usize = 2;
 /// Keys that are written and read.
 const KEYS: u64 = 7;
+/// Where they are. Nobody else may write there.
+const PREFIX: &str = "traffic/";
+/// Revision 1 is the empty store.
+const FIRST_REVISION: i64 = 2;
 /// Reads a second, all readers together.
 const READS_PER_SECOND: u32 = 40;
 /// Longest wait of a client for an answer.
@@ -75,12 +81,12 @@ struct Shared {
 }
 
 /// What came out.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub struct Seen {
     /// Puts and reads.
-    pub operations: Vec<Operation>,
-    /// What the watchers were told.
-    pub timeline: Timeline,
+    pub calls: Vec<Call>,
+    /// What every watcher was told.
+    pub story: Story,
 }
 
 impl Traffic {
@@ -146,7 +152,7 @@ impl Traffic {
         let thread = self.thread.take().context("the traffic runs")?;
         let Ok(seen) = thread.join() else { bail!("the traffic panicked") };
         let seen = seen?;
-        history::check(&seen.operations, &seen.timeline)?;
+        linearizability::check(&seen.calls, &seen.story, PREFIX)?;
         Ok(seen)
     }
 }
@@ -169,7 +175,9 @@ struct Run {
     newest: Cell<i64>,
     /// No client will name another one.
     clients_done: Cell<bool>,
-    seen: RefCell<Seen>,
+    calls: RefCell<Vec<Call>>,
+    /// By revision: what the first watcher was told.
+    told: RefCell<BTreeMap<i64, Vec<Event>>>,
 }
 
 impl Run {
@@ -179,15 +187,15 @@ impl Run {
             next_value: Cell::default(),
             newest: Cell::default(),
             clients_done: Cell::default(),
-            seen: RefCell::default(),
+            calls: RefCell::default(),
+            told: RefCell::default(),
         })
     }
 
     async fn run(self: Rc<Self>, rates: Rates, lease: Option<i64>) -> anyhow::Result<Seen> {
-        let first = self.first_revision().await?;
         let mut watchers = tokio::task::JoinSet::new();
         for number in 0..rates.watchers {
-            watchers.spawn_local(self.clone().watch(Connection::new(self.clone(), number), first));
+            watchers.spawn_local(self.clone().watch(Connection::new(self.clone(), number)));
         }
         let mut clients = tokio::task::JoinSet::new();
         for number in 0..WRITERS {
@@ -215,7 +223,8 @@ impl Run {
         while let Some(watcher) = watchers.join_next().await {
             watcher??;
         }
-        Ok(self.seen.take())
+        let events = self.told.take().into_values().flatten().collect();
+        Ok(Seen { calls: self.calls.take(), story: Story::new(events)? })
     }
 
     fn stopping(&self) -> bool {
@@ -224,14 +233,6 @@ impl Run {
 
     fn now(&self) -> Duration {
         self.shared.epoch.elapsed()
-    }
-
-    async fn first_revision(self: &Rc<Self>) -> anyhow::Result<i64> {
-        let connection = Connection::new(self.clone(), 0);
-        let (channel, authority) = connection.get().await?;
-        let method = Method::new(&authority, "/etcdserverpb.KV/Range")?;
-        let answer: RangeResponse = channel.call(&method, &get("nothing")).await?;
-        Ok(answer.header.context("a header")?.revision + 1)
     }
 
     /// Sends a put per tick.
@@ -259,7 +260,7 @@ impl Run {
         let number = self.next_value.replace(self.next_value.get() + 1);
         let (key, value) = (key(number), number.to_string());
         let method = Method::new(authority, "/etcdserverpb.KV/Put")?;
-        let sent = self.now();
+        let called = self.now();
         let result = timeout(CALL_PATIENCE, channel.call::<PutResponse>(&method, &put(&key, &value))).await;
         let answer = match result {
             Ok(Ok(answer)) => {
@@ -267,16 +268,16 @@ impl Run {
                 self.newest.set(self.newest.get().max(revision));
                 let now = self.now();
                 lock(&self.shared.acknowledged).push(now);
-                Some((now, revision))
+                Ok((revision, Answer::Written))
             }
             Ok(Err(status)) => {
                 connection.failed(authority, &status);
-                None
+                Err(status.to_string())
             }
-            Err(_) => None,
+            Err(_) => Err("no answer in time".to_owned()),
         };
-        let operation = Operation { key, sent, call: Call::Put(value), answer };
-        self.seen.borrow_mut().operations.push(operation);
+        let op = Op::Put { key: key.into(), value: value.into() };
+        self.note(connection, authority, op, called, answer);
         Ok(())
     }
 
@@ -294,7 +295,7 @@ impl Run {
             let Ok((channel, authority)) = connection.get().await else { continue };
             let key = key(number);
             let method = Method::new(&authority, "/etcdserverpb.KV/Range")?;
-            let sent = self.now();
+            let called = self.now();
             let result = timeout(CALL_PATIENCE, channel.call::<RangeResponse>(&method, &get(&key))).await;
             let answer = match result {
                 Ok(Ok(answer)) => answer,
@@ -306,13 +307,22 @@ impl Run {
             };
             let revision = answer.header.context("a header")?.revision;
             self.newest.set(self.newest.get().max(revision));
-            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            let found = answer.kvs.first().map(|kv| (text(&kv.value), kv.mod_revision));
-            let answer = Some((self.now(), revision));
-            let operation = Operation { key, sent, call: Call::Get(found), answer };
-            self.seen.borrow_mut().operations.push(operation);
+            let op = Op::Read { key: key.into(), end: Bytes::new(), serializable: false };
+            self.note(&connection, &authority, op, called, Ok((revision, Answer::Kvs(answer.kvs))));
         }
         Ok(())
+    }
+
+    fn note(
+        &self,
+        client: &Connection,
+        member: &str,
+        op: Op,
+        called: Duration,
+        answer: Result<(i64, Answer), String>,
+    ) {
+        let (client, member, returned) = (client.number, member.to_owned(), self.now());
+        self.calls.borrow_mut().push(Call { client, member, op, called, returned, answer });
     }
 
     /// Renews a lease; it must never be gone.
@@ -331,8 +341,9 @@ impl Run {
         Ok(())
     }
 
-    /// Watches everything from a revision on, over reconnects.
-    async fn watch(self: Rc<Self>, connection: Connection, mut next: i64) -> anyhow::Result<()> {
+    /// Watches everything that ever happens, over reconnects.
+    async fn watch(self: Rc<Self>, connection: Connection) -> anyhow::Result<()> {
+        let mut next = FIRST_REVISION;
         loop {
             let Ok((channel, authority)) = connection.get().await else { continue };
             let ended = self.watch_once(&channel, &authority, &mut next).await;
@@ -382,14 +393,13 @@ impl Run {
 
     /// Every revision changes something, so none may be missing.
     fn take_events(&self, events: Vec<Event>, next: &mut i64) -> anyhow::Result<()> {
-        let mut events = events.into_iter().map(|event| change(&event)).peekable();
-        while let Some((revision, first)) = events.next() {
+        let revision_of = |event: &Event| event.kv.as_ref().map_or(0, |kv| kv.mod_revision);
+        let mut told = self.told.borrow_mut();
+        for group in events.chunk_by(|left, right| revision_of(left) == revision_of(right)) {
+            let revision = revision_of(&group[0]);
             ensure!(revision == *next, "revision {next} should follow, {revision} came");
-            let mut changes = vec![first];
-            while let Some((_, change)) = events.next_if(|(at, _)| *at == revision) {
-                changes.push(change);
-            }
-            self.seen.borrow_mut().timeline.tell(revision, changes)?;
+            let known = told.entry(revision).or_insert_with(|| group.to_vec());
+            ensure!(*known == group, "others were told {known:?} at revision {revision}, this one {group:?}");
             *next += 1;
         }
         Ok(())
@@ -411,14 +421,7 @@ impl From<Status> for Ended {
 }
 
 fn key(number: u64) -> String {
-    format!("traffic/{}", number % KEYS)
-}
-
-fn change(event: &Event) -> (i64, Change) {
-    let kv = event.kv.clone().unwrap_or_default();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let value = (event.r#type == EventType::Put as i32).then(|| text(&kv.value));
-    (kv.mod_revision, (text(&kv.key), value))
+    format!("{PREFIX}{}", number % KEYS)
 }
 
 async fn open_watch(channel: &Channel, authority: &str, from: i64) -> Result<Duplex, Status> {
@@ -447,13 +450,14 @@ async fn renew_once(channel: &Channel, authority: &str, lease: i64) -> Result<i6
 /// A client's connection to one member after the other.
 struct Connection {
     run: Rc<Run>,
+    number: usize,
     turn: Cell<usize>,
     open: RefCell<Option<(Channel, String)>>,
 }
 
 impl Connection {
-    fn new(run: Rc<Run>, turn: usize) -> Self {
-        Self { run, turn: Cell::new(turn), open: RefCell::default() }
+    fn new(run: Rc<Run>, number: usize) -> Self {
+        Self { run, number, turn: Cell::new(number), open: RefCell::default() }
     }
 
     /// The connection, made if there is none; pauses if it cannot be made.

@@ -262,7 +262,7 @@ impl Move {
         ensure!(renewed.success()?.contains("leased/renewed"), "the lease that was renewed is gone");
         let acknowledged = self.traffic.acknowledged();
         let seen = self.traffic.finish()?;
-        println!("{acknowledged} puts acknowledged, {} revisions seen by each watcher", seen.timeline.len());
+        println!("{acknowledged} puts acknowledged, each watcher saw {} revisions", seen.story.revision());
         for (what, gap) in &self.hops {
             ensure!(*gap <= ELECTION, "{what}: no put was acknowledged for {gap:?}");
         }
