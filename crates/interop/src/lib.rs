@@ -2,12 +2,15 @@
 //!
 //! - [`programs`]: where the programs are.
 //! - [`member`]: a one-member cluster of any server program, started and stopped by a test.
+//! - [`cluster`]: several members, ours and real ones in any mixture.
 //! - [`ctl`]: any `etcdctl`, run to its end.
 //! - [`http`]: HTTP/1.1 by hand.
 //! - [`script`]: one script of interactions, run against two servers; the answers must be equal.
 //! - [`normalise`]: what may differ between two answers that are equal.
 //! - [`known`]: differences that stay, each with its reason.
 //! - [`facts`]: everything a client can see of a member's data, for comparisons across restarts.
+//! - [`traffic`]: steady puts, reads and watchers while something happens to a cluster.
+//! - [`linearizability`]: what clients were told, checked against the history of the store.
 //! - [`writers`]: clients that remember what was acknowledged, for crash tests.
 //!
 //! Nothing in here waits by sleeping for a fixed time; every wait is for a state, with a bound.
@@ -15,15 +18,18 @@
 //! `cargo build --workspace --bins` makes ours.
 
 pub mod clients;
+pub mod cluster;
 pub mod ctl;
 pub mod facts;
 pub mod http;
 pub mod known;
+pub mod linearizability;
 pub mod member;
 pub mod normalise;
 pub mod programs;
 pub mod script;
 pub mod scripts;
+pub mod traffic;
 pub mod writers;
 
 use std::future::Future;
