@@ -1,6 +1,6 @@
 //! gRPC and HTTP services of the client API.
 //!
-//! - [`grpc`]: the thin server layer on `h2`, without knowledge of etcd;
+//! - [`grpc`]: the thin server layer on HTTP/2, without knowledge of etcd;
 //! - [`services`]: KV, Lease, Maintenance, ... as plain async functions over messages;
 //! - [`http`](mod@http): health, version and metrics on the same port;
 //! - [`error`]: upstream's table of errors;

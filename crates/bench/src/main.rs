@@ -28,7 +28,7 @@ enum Command {
     Load(LoadArgs),
     /// Write many keys, once each.
     Fill(FillArgs),
-    /// Serve Put, Range and Txn without doing anything.
+    /// Serve Put, Range and Txn without doing anything, on retcd's HTTP/2: the ceiling of bare RPC.
     Echo {
         /// Address to listen on.
         #[arg(long, default_value = "127.0.0.1:2379")]

@@ -1,19 +1,20 @@
-//! A bare gRPC client: frames written by hand on `h2`, messages by `prost`.
+//! A bare gRPC client on our own HTTP/2, messages by `prost`.
 //!
 //! Exists so that the load generator costs little more than the HTTP/2 frames themselves (a full
 //! gRPC stack would be the bottleneck of a load that has one core to itself), and so that tests
 //! can send what a well-behaved stack refuses to send. Plain text only; no retries, no balancing,
 //! no deadlines of its own.
 //!
-//! Everything here runs on a single-threaded runtime inside a `LocalSet`: the connection task is
-//! spawned with `spawn_local`.
+//! Everything here runs on a single-threaded runtime, a [`local_runtime`] or a `LocalSet`: the
+//! connection task is spawned with `spawn_local`.
 //!
 //! **Source**: the gRPC over HTTP/2 protocol description.
 
-use std::future::poll_fn;
+use std::rc::Rc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method as Verb, Request, Uri};
+use http2::client::{self, Requests};
+use http2::{Body, Config, Field, Head, Sender};
 use prost::Message;
 use tokio::net::TcpStream;
 
@@ -23,6 +24,13 @@ const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 /// Bytes in front of every gRPC message: one flag, four of length.
 const PREFIX_BYTES: usize = 5;
+
+/// A runtime of one thread.
+pub fn local_runtime() -> std::io::Result<tokio::runtime::LocalRuntime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())
+}
 
 /// What a call ended with when it did not end with OK.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,13 +50,13 @@ impl Status {
         Self { code: Self::UNAVAILABLE, message: format!("transport: {error}") }
     }
 
-    fn from_headers(headers: &HeaderMap) -> Option<Result<(), Self>> {
-        let code = headers.get("grpc-status")?.to_str().ok()?.parse().ok()?;
-        if code == 0 {
+    fn from_head(head: &Head) -> Option<Result<(), Self>> {
+        let code = head.get("grpc-status")?;
+        if code == b"0" {
             return Some(Ok(()));
         }
-        let message =
-            headers.get("grpc-message").map(|text| percent_decode(text.as_bytes())).unwrap_or_default();
+        let code = std::str::from_utf8(code).ok()?.parse().ok()?;
+        let message = head.get("grpc-message").map(percent_decode).unwrap_or_default();
         Some(Err(Self { code, message }))
     }
 }
@@ -80,35 +88,23 @@ pub fn authority_of(endpoint: &str) -> anyhow::Result<String> {
     Ok(bare.to_owned())
 }
 
-/// One method on one server: everything of the request head that does not change.
+/// One method on one server: the request head, which does not change.
 #[derive(Clone, Debug)]
-pub struct Method {
-    uri: Uri,
-    headers: HeaderMap,
-}
+pub struct Method(Rc<Head>);
 
 impl Method {
     /// `path` is `/package.Service/Method`.
     pub fn new(authority: &str, path: &str) -> anyhow::Result<Self> {
-        let uri = Uri::builder().scheme("http").authority(authority).path_and_query(path).build()?;
-        let mut headers = HeaderMap::with_capacity(4);
-        headers.insert("content-type", HeaderValue::from_static("application/grpc"));
-        headers.insert("te", HeaderValue::from_static("trailers"));
-        Ok(Self { uri, headers })
+        anyhow::ensure!(path.starts_with('/'), "{path}: a method's path begins with a slash");
+        let head = Head::request("POST", "http", authority, path)
+            .with(Field::new("content-type", "application/grpc"))
+            .with(Field::new("te", "trailers"));
+        Ok(Self(Rc::new(head)))
     }
 
     /// Adds metadata sent with each call.
-    pub fn with_header(mut self, name: &'static str, value: HeaderValue) -> Self {
-        self.headers.insert(name, value);
-        self
-    }
-
-    fn request(&self) -> Request<()> {
-        let mut request = Request::new(());
-        *request.method_mut() = Verb::POST;
-        *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = self.headers.clone();
-        request
+    pub fn with_header(self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        Self(Rc::new(Rc::unwrap_or_clone(self.0).with(Field::new(name, value))))
     }
 }
 
@@ -134,11 +130,11 @@ pub fn frame_raw(message: &[u8]) -> Bytes {
 /// A connection; clones share it.
 #[derive(Clone)]
 pub struct Channel {
-    send: h2::client::SendRequest<Bytes>,
+    requests: Requests,
 }
 
 impl Channel {
-    /// Connects and spawns the connection task on the current `LocalSet`.
+    /// Connects and spawns the connection task on the current thread.
     pub async fn connect(authority: &str) -> Result<Self, Status> {
         Self::connect_with_windows(authority, STREAM_WINDOW_BYTES, CONNECTION_WINDOW_BYTES).await
     }
@@ -147,39 +143,32 @@ impl Channel {
     pub async fn connect_with_windows(authority: &str, stream: u32, connection: u32) -> Result<Self, Status> {
         let socket = TcpStream::connect(authority).await.map_err(Status::transport)?;
         socket.set_nodelay(true).map_err(Status::transport)?;
-        let (send, connection) = h2::client::Builder::new()
-            .initial_window_size(stream)
-            .initial_connection_window_size(connection)
-            .initial_max_send_streams(4096)
-            .max_frame_size(1 << 20)
-            .max_header_list_size(1 << 20)
-            .max_send_buffer_size(64 << 20)
-            .data_frame_budget(usize::MAX >> 8)
-            .enable_push(false)
-            .handshake::<_, Bytes>(socket)
-            .await
-            .map_err(Status::transport)?;
+        let config = Config {
+            stream_window_bytes: stream,
+            connection_window_bytes: connection,
+            max_header_list_bytes: 1 << 20,
+            max_frame_bytes: 1 << 20,
+            ..Config::default()
+        };
+        let (requests, connection) = client::connect(socket, config);
         // The end of the connection shows as an error of the calls on it.
         tokio::task::spawn_local(connection);
-        Ok(Self { send })
+        Ok(Self { requests })
     }
 
     async fn start(&self, method: &Method, body: Option<Bytes>) -> Result<Duplex, Status> {
-        let mut send = self.send.clone();
-        poll_fn(|cx| send.poll_ready(cx)).await.map_err(Status::transport)?;
-        let (response, mut outgoing) =
-            send.send_request(method.request(), false).map_err(Status::transport)?;
+        let (incoming, mut outgoing) =
+            self.requests.open(&method.0, false).await.map_err(Status::transport)?;
         if let Some(body) = body {
             outgoing.send_data(body, true).map_err(Status::transport)?;
         }
-        Ok(Duplex { outgoing, incoming: Incoming::Head(response), buffer: BytesMut::new() })
+        Ok(Duplex { outgoing, incoming, at: At::Head, buffer: BytesMut::new() })
     }
 
     /// Sends one framed message and waits for the one message that answers it.
     pub async fn call_raw(&self, method: &Method, body: Bytes) -> Result<Bytes, Status> {
         let mut duplex = self.start(method, Some(body)).await?;
-        let message = duplex.receive_raw().await?;
-        match message {
+        match duplex.receive_raw().await? {
             Some(message) => {
                 duplex.finish().await?;
                 Ok(message)
@@ -210,16 +199,19 @@ impl Channel {
     }
 }
 
-enum Incoming {
-    Head(h2::client::ResponseFuture),
-    Body(h2::RecvStream),
-    Ended,
+/// Which part of an answer comes next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum At {
+    Head,
+    Body,
+    End,
 }
 
 /// A stream in both directions. Dropping it resets the stream.
 pub struct Duplex {
-    outgoing: h2::SendStream<Bytes>,
-    incoming: Incoming,
+    outgoing: Sender,
+    incoming: Body,
+    at: At,
     buffer: BytesMut,
 }
 
@@ -281,39 +273,46 @@ impl Duplex {
     /// The next piece of the body as it came, frames not put together; `None` at the end.
     /// For consumers that only count bytes. Do not mix with the other receiving functions.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Status> {
-        if let Incoming::Head(response) = &mut self.incoming {
-            let response = response.await.map_err(Status::transport)?;
-            let (head, body) = response.into_parts();
-            match Status::from_headers(&head.headers) {
-                Some(Err(status)) => {
-                    self.incoming = Incoming::Ended;
-                    return Err(status);
-                }
-                None if head.status != http::StatusCode::OK => {
-                    self.incoming = Incoming::Ended;
-                    return Err(Status { code: 2, message: format!("http status {}", head.status) });
-                }
-                _ => self.incoming = Incoming::Body(body),
-            }
+        match self.at {
+            At::Head => self.head().await?,
+            At::Body => {}
+            At::End => return Ok(None),
         }
-        let Incoming::Body(body) = &mut self.incoming else { return Ok(None) };
-        match body.data().await {
-            Some(Ok(chunk)) => {
-                let _ = body.flow_control().release_capacity(chunk.len());
-                Ok(Some(chunk))
-            }
-            Some(Err(error)) => {
-                self.incoming = Incoming::Ended;
-                Err(Status::transport(error))
+        if let Some(chunk) = self.incoming.data().await {
+            return match chunk {
+                Ok(chunk) => Ok(Some(chunk)),
+                Err(broken) => self.end(Err(Status::transport(broken))),
+            };
+        }
+        let trailers = self.incoming.take_trailers();
+        match trailers.as_deref().and_then(Status::from_head) {
+            Some(Ok(())) => self.end(Ok(None)),
+            Some(Err(status)) => self.end(Err(status)),
+            None => self.end(Err(Status { code: 13, message: "the call ended without a status".into() })),
+        }
+    }
+
+    fn end<T>(&mut self, outcome: Result<T, Status>) -> Result<T, Status> {
+        self.at = At::End;
+        outcome
+    }
+
+    /// Reads the head; an answer that is nothing else has its status there.
+    async fn head(&mut self) -> Result<(), Status> {
+        let head = match self.incoming.head().await {
+            Ok(head) => head,
+            Err(broken) => return self.end(Err(Status::transport(broken))),
+        };
+        match Status::from_head(&head) {
+            Some(Err(status)) => self.end(Err(status)),
+            Some(Ok(())) => self.end(Ok(())),
+            None if head.status() != 200 => {
+                let message = format!("http status {}", head.status());
+                self.end(Err(Status { code: 2, message }))
             }
             None => {
-                let trailers = body.trailers().await;
-                self.incoming = Incoming::Ended;
-                match trailers.map_err(Status::transport)?.as_ref().and_then(Status::from_headers) {
-                    Some(Ok(())) => Ok(None),
-                    Some(Err(status)) => Err(status),
-                    None => Err(Status { code: 13, message: "the call ended without a status".into() }),
-                }
+                self.at = At::Body;
+                Ok(())
             }
         }
     }

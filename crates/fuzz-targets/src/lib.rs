@@ -14,6 +14,7 @@
 pub mod bolt_image;
 pub mod bolt_page;
 pub mod grpc_bytes;
+pub mod http2_bytes;
 mod input;
 pub mod raft_message;
 pub mod request;
@@ -57,4 +58,5 @@ pub const TARGETS: &[Target] = targets![
     request 30_000,
     raft_message 30_000,
     grpc_bytes 4_000,
+    http2_bytes 30_000,
 ];

@@ -9,6 +9,8 @@
 //! - [`normalise`]: what may differ between two answers that are equal.
 //! - [`known`]: differences that stay, each with its reason.
 //! - [`facts`]: everything a client can see of a member's data, for comparisons across restarts.
+//! - [`traffic`]: steady puts, reads and watchers while something happens to a cluster.
+//! - [`linearizability`]: what clients were told, checked against the history of the store.
 //! - [`writers`]: clients that remember what was acknowledged, for crash tests.
 //!
 //! Nothing in here waits by sleeping for a fixed time; every wait is for a state, with a bound.
@@ -21,11 +23,13 @@ pub mod ctl;
 pub mod facts;
 pub mod http;
 pub mod known;
+pub mod linearizability;
 pub mod member;
 pub mod normalise;
 pub mod programs;
 pub mod script;
 pub mod scripts;
+pub mod traffic;
 pub mod writers;
 
 use std::future::Future;

@@ -58,6 +58,8 @@ pub enum Duty {
         /// That member.
         member: MemberId,
     },
+    /// A snapshot took the place of everything.
+    StateReplaced,
     /// This member leads and has applied all earlier terms.
     BecameLeader,
     /// This member was removed from the cluster.
@@ -110,6 +112,14 @@ pub async fn run(
                 if member == node.id() {
                     published.send_replace(true);
                 }
+            }
+            Duty::StateReplaced => {
+                // The entry that waits to be applied here may be in the snapshot already.
+                let cluster = node.shared().cluster();
+                if cluster.member(node.id()).is_some_and(|own| own.attributes == *node.attributes()) {
+                    published.send_replace(true);
+                }
+                follow_cluster_version(&node, &moving);
             }
             Duty::RaiseNoSpace { answer } => {
                 tokio::task::spawn_local(raise_no_space(node.clone(), answer));
@@ -191,8 +201,15 @@ async fn publish(node: Rc<Node>, mut published: tokio::sync::watch::Receiver<boo
         ..Default::default()
     };
     while !*published.borrow_and_update() {
-        match node.propose_internal(request.clone()).await {
-            Ok(_) => {
+        let answered = tokio::select! {
+            answered = node.propose_internal(request.clone()) => answered.map(drop),
+            done = published.wait_for(|done| *done) => match done {
+                Ok(_) => Ok(()),
+                Err(_) => return,
+            },
+        };
+        match answered {
+            Ok(()) => {
                 log::info!(
                     "published local member to cluster through raft",
                     "local-member-id" => node.id(),

@@ -209,8 +209,8 @@ impl Node {
                 match self.parts().client.renew_lease(&urls, id, left).await {
                     Ok(ttl) => return Ok(ttl),
                     Err(LeaseError::NotFound) => return Ok(0),
-                    Err(LeaseError::Timeout) => return Err(Error::Timeout),
-                    Err(LeaseError::NotPrimary | LeaseError::Other(_)) => {}
+                    // A leader that was busy for a second may not be in the next.
+                    Err(LeaseError::Timeout | LeaseError::NotPrimary | LeaseError::Other(_)) => {}
                 }
             }
             if Instant::now() >= deadline {
@@ -279,8 +279,7 @@ impl Node {
                         }));
                     }
                     Err(LeaseError::NotFound) => return Ok(None),
-                    Err(LeaseError::Timeout) => return Err(Error::Timeout),
-                    Err(LeaseError::NotPrimary | LeaseError::Other(_)) => {}
+                    Err(LeaseError::Timeout | LeaseError::NotPrimary | LeaseError::Other(_)) => {}
                 }
             }
             if Instant::now() >= deadline {

@@ -354,7 +354,7 @@ impl<'a> Assembly<'a> {
             heartbeat: setup.heartbeat,
             fatal: fatal.clone(),
         };
-        let apply_thread = ApplyThread {
+        let mut apply_thread = ApplyThread {
             applier: parts.applier,
             member_id: parts.member_id,
             server_version: version,
@@ -385,6 +385,7 @@ impl<'a> Assembly<'a> {
             snap_dir: setup.snap_dir(),
             fatal: fatal.clone(),
         };
+        apply_thread.follow_members();
         let compaction_thread = CompactionThread {
             store: parts.store.clone(),
             backend: backend.clone(),

@@ -19,10 +19,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use h2::server::SendResponse;
-use h2::{Reason, RecvStream, SendStream};
-use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Uri};
+use http2::server::Request;
+use http2::{Body, Field, Head, Reason, Sender};
 use prost::Message;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -32,30 +30,40 @@ use super::metadata::{CallContext, parse_timeout};
 use super::metrics::{MethodId, Shard};
 use super::status::{Code, Status, ok_trailers};
 
-const GRPC_CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
+/// What stands before each answer: the status of HTTP, and the content type.
+fn response_head(http_status: u16) -> Head {
+    Head::response(http_status).with(Field::new("content-type", "application/grpc"))
+}
+
+/// The heads of every good answer. Each connection remembers how it writes them.
+#[derive(Clone, Debug)]
+pub(crate) struct Heads {
+    response: Rc<Head>,
+    ok: Rc<Head>,
+}
+
+impl Heads {
+    pub(crate) fn new() -> Self {
+        Self { response: Rc::new(response_head(200)), ok: Rc::new(ok_trailers()) }
+    }
+}
 
 /// A call whose headers were accepted and whose handler is not chosen yet.
 pub struct Call {
-    uri: Uri,
     context: CallContext,
-    body: RecvStream,
-    respond: SendResponse<Bytes>,
+    body: Body,
+    respond: Sender,
     gzip: bool,
     shared: Rc<Shared>,
 }
 
 impl Call {
     /// Checks the headers. A call that is refused has been answered already.
-    pub(crate) fn accept(
-        request: Request<RecvStream>,
-        respond: SendResponse<Bytes>,
-        shared: &Rc<Shared>,
-    ) -> Option<Self> {
-        let (head, body) = request.into_parts();
+    pub(crate) fn accept(request: Request, shared: &Rc<Shared>) -> Option<Self> {
+        let Request { head, body, respond } = request;
         match check_head(&head) {
             Ok((deadline, gzip)) => Some(Self {
-                uri: head.uri,
-                context: CallContext { headers: head.headers, deadline, peer: shared.peer.clone() },
+                context: CallContext { headers: head, deadline, peer: shared.peer.clone() },
                 body,
                 respond,
                 gzip,
@@ -70,7 +78,8 @@ impl Call {
 
     /// The path, `/<package>.<Service>/<Method>`.
     pub fn path(&self) -> &str {
-        self.uri.path()
+        let path = self.context.headers.path();
+        path.split_once('?').map_or(path, |(path, _)| path)
     }
 
     /// The call's metadata, for dispatchers that choose by it.
@@ -80,7 +89,7 @@ impl Call {
 
     /// Answers with a status and nothing else.
     pub fn refuse(self, status: &Status) {
-        send_headers_only(self.respond, StatusCode::OK, status);
+        send_headers_only(self.respond, 200, status);
     }
 
     /// Answers a path that names no method. `known_service` is asked with the service's name.
@@ -156,7 +165,9 @@ impl Call {
             Ok(reply) => {
                 let pieces = match reply.into_pieces() {
                     Pieces::Whole(frame) if frame.len() <= TURN_BYTES => {
-                        send_single(respond, frame);
+                        // The message waits in the stream for its window if it must: it is in
+                        // memory anyway.
+                        let _ = respond.send_all(&shared.heads.response, frame, &shared.heads.ok);
                         return running.end(Code::Ok);
                     }
                     Pieces::Whole(frame) => vec![frame],
@@ -174,7 +185,7 @@ impl Call {
                 running.end(responses.finish(Ok(())));
             }
             Err(status) => {
-                send_headers_only(respond, StatusCode::OK, &status);
+                send_headers_only(respond, 200, &status);
                 running.end(status.code);
             }
         }
@@ -238,32 +249,33 @@ impl Call {
     }
 }
 
-type Refusal = (StatusCode, Status);
+/// The status of HTTP, and gRPC's.
+type Refusal = (u16, Status);
 
 /// The header checks in grpc-go's order. Returns the deadline and whether gzip was announced.
-fn check_head(head: &http::request::Parts) -> Result<(Option<Instant>, bool), Refusal> {
-    let content_type = head.headers.get(CONTENT_TYPE).map(|value| value.as_bytes()).unwrap_or_default();
+fn check_head(head: &Head) -> Result<(Option<Instant>, bool), Refusal> {
+    let content_type = head.get("content-type").unwrap_or_default();
     if content_type != b"application/grpc" && !is_grpc_content_type(content_type) {
         let text = format!("invalid gRPC request content-type {:?}", String::from_utf8_lossy(content_type));
-        return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, Status::new(Code::InvalidArgument, text)));
+        return Err((415, Status::new(Code::InvalidArgument, text)));
     }
-    let deadline = match head.headers.get("grpc-timeout") {
+    let deadline = match head.get("grpc-timeout") {
         None => None,
-        Some(value) => match parse_timeout(value.as_bytes()) {
+        Some(value) => match parse_timeout(value) {
             // A timeout beyond what the clock can say is no timeout.
             Ok(timeout) => Instant::now().checked_add(timeout),
             Err(reason) => {
                 let text = format!("malformed grpc-timeout: {reason}");
-                return Err((StatusCode::BAD_REQUEST, Status::new(Code::Internal, text)));
+                return Err((400, Status::new(Code::Internal, text)));
             }
         },
     };
-    if head.method != Method::POST {
-        let text =
-            format!("Received a HEADERS frame with :method {:?} which should be POST", head.method.as_str());
-        return Err((StatusCode::METHOD_NOT_ALLOWED, Status::new(Code::Internal, text)));
+    if head.method() != b"POST" {
+        let method = String::from_utf8_lossy(head.method());
+        let text = format!("Received a HEADERS frame with :method {method:?} which should be POST");
+        return Err((405, Status::new(Code::Internal, text)));
     }
-    let gzip = match head.headers.get("grpc-encoding").map(|value| value.as_bytes()) {
+    let gzip = match head.get("grpc-encoding") {
         None | Some(b"identity" | b"") => false,
         Some(b"gzip") => true,
         Some(other) => {
@@ -271,7 +283,7 @@ fn check_head(head: &http::request::Parts) -> Result<(Option<Instant>, bool), Re
                 "grpc: Decompressor is not installed for grpc-encoding {:?}",
                 String::from_utf8_lossy(other)
             );
-            return Err((StatusCode::OK, Status::new(Code::Unimplemented, text)));
+            return Err((200, Status::new(Code::Unimplemented, text)));
         }
     };
     Ok((deadline, gzip))
@@ -285,38 +297,20 @@ fn is_grpc_content_type(content_type: &[u8]) -> bool {
 }
 
 /// Reads the message of a call that has exactly one.
-async fn read_only_message(body: RecvStream, accept: Accept) -> Result<Bytes, Status> {
+async fn read_only_message(body: Body, accept: Accept) -> Result<Bytes, Status> {
     match MessageReader::new(body, accept).next().await {
         Some(message) => message,
         None => Err(Status::new(Code::Internal, "unexpected EOF")),
     }
 }
 
-fn response_head() -> Response<()> {
-    let mut response = Response::new(());
-    response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
-    response
-}
-
 /// A "trailers-only" answer. Errors mean that the caller has gone: nobody is left to tell.
-fn send_headers_only(mut respond: SendResponse<Bytes>, http_status: StatusCode, status: &Status) {
-    let mut response = response_head();
-    *response.status_mut() = http_status;
-    status.write_to(response.headers_mut());
-    let _ = respond.send_response(response, true);
+fn send_headers_only(mut respond: Sender, http_status: u16, status: &Status) {
+    let _ = respond.send_head(&Rc::new(status.add_to(response_head(http_status))), true);
 }
 
-/// Headers, one message, trailers. The message waits inside `h2` for capacity if it must: it is in
-/// memory anyway.
 /// Bytes of a reply that are handed to the connection at once.
 const TURN_BYTES: usize = 64 << 10;
-
-fn send_single(mut respond: SendResponse<Bytes>, frame: Bytes) {
-    let Ok(mut stream) = respond.send_response(response_head(), false) else { return };
-    if stream.send_data(frame, false).is_ok() {
-        let _ = stream.send_trailers(ok_trailers());
-    }
-}
 
 /// The caller's deadline; the timer starts when a handler first has to wait.
 struct Timer {
@@ -405,8 +399,8 @@ impl<Req: Message + Default> Requests<Req> {
 
 enum State {
     /// Nothing sent yet: an early failure becomes a trailers-only answer.
-    Fresh(SendResponse<Bytes>),
-    Streaming(SendStream<Bytes>),
+    Fresh(Sender),
+    Streaming(Sender),
     /// The caller has gone.
     Gone,
 }
@@ -431,16 +425,9 @@ impl Responses {
         let stream = self.stream()?;
         let mut sent = 0;
         while !frames.is_empty() {
-            stream.reserve_capacity(frames.len());
-            let room = match stream.capacity() {
-                room if room >= frames.len() => room,
-                _ => match poll_fn(|cx| stream.poll_capacity(cx)).await {
-                    Some(Ok(room)) => room,
-                    _ => {
-                        self.state = State::Gone;
-                        return Err(Status::canceled());
-                    }
-                },
+            let Ok(room) = poll_fn(|cx| stream.poll_room(cx)).await else {
+                self.state = State::Gone;
+                return Err(Status::canceled());
             };
             let part = frames.split_to(room.min(frames.len()).min(TURN_BYTES));
             sent += part.len();
@@ -467,48 +454,43 @@ impl Responses {
     /// Whether the caller has taken the call back; registers the task to hear of it.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.state {
-            State::Fresh(respond) => respond.poll_reset(cx).map(|_| ()),
-            State::Streaming(stream) => stream.poll_reset(cx).map(|_| ()),
+            State::Fresh(stream) | State::Streaming(stream) => stream.poll_reset(cx).map(|_| ()),
             State::Gone => Poll::Ready(()),
         }
     }
 
-    fn stream(&mut self) -> Result<&mut SendStream<Bytes>, Status> {
-        if let State::Fresh(respond) = &mut self.state {
-            self.state = match respond.send_response(response_head(), false) {
-                Ok(stream) => State::Streaming(stream),
+    fn stream(&mut self) -> Result<&mut Sender, Status> {
+        self.state = match std::mem::replace(&mut self.state, State::Gone) {
+            State::Fresh(mut stream) => match stream.send_head(&self.shared.heads.response, false) {
+                Ok(()) => State::Streaming(stream),
                 Err(_) => State::Gone,
-            };
-        }
+            },
+            begun => begun,
+        };
         match &mut self.state {
             State::Streaming(stream) => Ok(stream),
             _ => Err(Status::canceled()),
         }
     }
 
-    fn finish(self, outcome: Result<(), Status>) -> Code {
+    fn finish(mut self, outcome: Result<(), Status>) -> Code {
         let code = outcome.as_ref().err().map_or(Code::Ok, |status| status.code);
+        if matches!(self.state, State::Fresh(_)) && outcome.is_ok() {
+            // An empty answer still has a head of its own. If it cannot be sent, nobody waits for it.
+            let _ = self.stream();
+        }
         match (self.state, outcome) {
-            (State::Fresh(respond), Err(status)) => send_headers_only(respond, StatusCode::OK, &status),
-            (State::Fresh(mut respond), Ok(())) => {
-                if let Ok(mut stream) = respond.send_response(response_head(), false) {
-                    let _ = stream.send_trailers(ok_trailers());
-                }
-            }
+            (State::Fresh(respond), Err(status)) => send_headers_only(respond, 200, &status),
             (State::Streaming(mut stream), outcome) => {
-                let trailers = match outcome {
-                    Ok(()) => ok_trailers(),
-                    Err(status) => {
-                        let mut trailers = http::HeaderMap::with_capacity(2);
-                        status.write_to(&mut trailers);
-                        trailers
-                    }
+                let sent = match outcome {
+                    Ok(()) => stream.send_trailers(&self.shared.heads.ok),
+                    Err(status) => stream.send_trailers(&Rc::new(status.add_to(Head::trailers()))),
                 };
-                if stream.send_trailers(trailers).is_err() {
-                    stream.send_reset(Reason::CANCEL);
+                if sent.is_err() {
+                    stream.reset(Reason::CANCEL);
                 }
             }
-            (State::Gone, _) => {}
+            _ => {}
         }
         code
     }

@@ -3,10 +3,8 @@
 //! As upstream's port multiplexer does, a connection that starts with the HTTP/2 preface carries
 //! gRPC only; everything else goes to the HTTP/1 service, which answers garbage with 400.
 //!
-//! Windows: a stream may have 1 MiB and a connection 16 MiB under way. `h2` also bounds how many
-//! *small* DATA frames may lie unread, and closes the connection when that is passed; a client that
-//! creates thousands of watches at once sends exactly such a burst, so that budget is set to allow
-//! about 65,000 of them (some 10 MiB) instead of following the window.
+//! Windows: a stream may have 1 MiB and a connection 16 MiB under way, in frames of any size: a
+//! client that creates thousands of watches at once sends a burst of tiny ones.
 //!
 //! Stopping: GOAWAY first; unary calls that run are awaited, streams are not (a watch would last
 //! for ever); then the connection is closed.
@@ -23,12 +21,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use h2::{Ping, PingPong, Reason};
+use http2::Reason;
+use http2::server::Connection;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
-use super::call::Call;
+use super::call::{Call, Heads};
 use super::lifecycle::{Phase, Ticket};
 use super::metadata::Peer;
 use super::metrics::Shard;
@@ -37,10 +36,7 @@ use super::{Options, Protocols, Service};
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-const SMALL_FRAME_BUDGET_BYTES: usize = 16 << 20;
-/// Streams that a client may open and take back before the server has looked at them.
-const PENDING_RESET_STREAMS: usize = 4096;
-/// What `h2` may buffer for one stream whose reader is slow.
+/// What a stream may hold whose reader is slow.
 const SEND_BUFFER_BYTES: usize = 256 << 10;
 const HEADER_LIST_BYTES: u32 = 256 << 10;
 /// How long a connection may take to say its first bytes or to send an HTTP/1 header: upstream's
@@ -53,6 +49,7 @@ pub(crate) struct Shared {
     pub(crate) max_receive_bytes: usize,
     pub(crate) peer: Rc<Peer>,
     pub(crate) metrics: Arc<Shard>,
+    pub(crate) heads: Heads,
     /// Unary calls whose handlers run: what a stopping connection waits for.
     pub(crate) unary_in_flight: Cell<usize>,
 }
@@ -78,19 +75,19 @@ pub(crate) async fn serve_connection<IO, S>(
         .await
     };
     let Some((protocol, first_bytes)) = sniffed else { return };
-    let io = Replay { first_bytes, io };
     match protocol {
         Protocol::Http2 if options.protocols != Protocols::Http => {
             let shared = Rc::new(Shared {
                 max_receive_bytes: options.max_receive_bytes,
                 peer: Rc::new(peer),
                 metrics,
+                heads: Heads::new(),
                 unary_in_flight: Cell::new(0),
             });
-            serve_http2(io, service, options, shared, ticket).await;
+            serve_http2(io, &first_bytes, service, options, shared, ticket).await;
         }
         Protocol::Http1 if options.protocols != Protocols::Grpc => {
-            serve_http1(io, Rc::new(peer), service, ticket).await;
+            serve_http1(Replay { first_bytes, io }, Rc::new(peer), service, ticket).await;
         }
         _ => {}
     }
@@ -170,34 +167,38 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Replay<IO> {
     }
 }
 
-async fn serve_http2<IO, S>(io: IO, service: Rc<S>, options: &Options, shared: Rc<Shared>, ticket: Ticket)
-where
+async fn serve_http2<IO, S>(
+    io: IO,
+    first_bytes: &[u8],
+    service: Rc<S>,
+    options: &Options,
+    shared: Rc<Shared>,
+    ticket: Ticket,
+) where
     IO: AsyncRead + AsyncWrite + Unpin,
     S: Service,
 {
-    let mut builder = h2::server::Builder::new();
-    builder
-        .initial_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .data_frame_budget(SMALL_FRAME_BUDGET_BYTES)
-        .max_pending_accept_reset_streams(PENDING_RESET_STREAMS)
-        .max_concurrent_reset_streams(PENDING_RESET_STREAMS)
-        .max_send_buffer_size(SEND_BUFFER_BYTES)
-        .max_header_list_size(HEADER_LIST_BYTES)
-        .max_concurrent_streams(options.max_concurrent_streams);
-    let Ok(mut connection) = builder.handshake::<_, Bytes>(io).await else { return };
-    let mut keepalive = connection.ping_pong().map(|pings| Keepalive::new(pings, options));
+    let config = http2::Config {
+        stream_window_bytes: STREAM_WINDOW_BYTES,
+        connection_window_bytes: CONNECTION_WINDOW_BYTES,
+        max_concurrent_streams: options.max_concurrent_streams,
+        max_header_list_bytes: HEADER_LIST_BYTES,
+        send_buffer_bytes: SEND_BUFFER_BYTES,
+        ..http2::Config::default()
+    };
+    let mut connection = Connection::new(io, first_bytes, config);
+    let mut keepalive = Keepalive::new(options);
     let mut sent = Phase::Serving;
     poll_fn(|cx| {
         loop {
             match connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => {
-                    if let Some(call) = Call::accept(request, respond, &shared) {
+                Poll::Ready(Some(request)) => {
+                    if let Some(call) = Call::accept(request, &shared) {
                         service.grpc(call);
                     }
                     continue;
                 }
-                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
+                Poll::Ready(None) => return Poll::Ready(()),
                 Poll::Pending => {}
             }
             // The state may have changed through what follows: then the connection has to be
@@ -210,16 +211,13 @@ where
             };
             if wanted > sent {
                 match wanted {
-                    Phase::Closing => connection.abrupt_shutdown(Reason::NO_ERROR),
-                    _ => connection.graceful_shutdown(),
+                    Phase::Closing => connection.shut_down(Reason::NO_ERROR),
+                    _ => connection.go_away(),
                 }
                 sent = wanted;
                 continue;
             }
-            return match &mut keepalive {
-                Some(keepalive) => keepalive.poll_dead(cx),
-                None => Poll::Pending,
-            };
+            return keepalive.poll_dead(&mut connection, cx);
         }
     })
     .await;
@@ -227,7 +225,6 @@ where
 
 /// Pings an idle peer and notices when it no longer answers.
 struct Keepalive {
-    pings: PingPong,
     interval: Duration,
     patience: Duration,
     timer: Pin<Box<Sleep>>,
@@ -235,31 +232,28 @@ struct Keepalive {
 }
 
 impl Keepalive {
-    fn new(pings: PingPong, options: &Options) -> Self {
+    fn new(options: &Options) -> Self {
         let (interval, patience) = (options.keepalive_interval, options.keepalive_timeout);
-        Self { pings, interval, patience, timer: Box::pin(sleep(interval)), waiting: false }
+        Self { interval, patience, timer: Box::pin(sleep(interval)), waiting: false }
     }
 
     /// Ready when a ping was not answered in time.
-    fn poll_dead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_dead<IO>(&mut self, connection: &mut Connection<IO>, cx: &mut Context<'_>) -> Poll<()>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        if self.waiting && connection.take_pong() {
+            self.waiting = false;
+            self.timer.as_mut().reset(Instant::now() + self.interval);
+        }
         loop {
-            if self.waiting {
-                match self.pings.poll_pong(cx) {
-                    Poll::Ready(Ok(_)) => {
-                        self.waiting = false;
-                        self.timer.as_mut().reset(Instant::now() + self.interval);
-                    }
-                    Poll::Ready(Err(_)) => return Poll::Ready(()),
-                    Poll::Pending => {}
-                }
-            }
             ready!(self.timer.as_mut().poll(cx));
-            if self.waiting || self.pings.send_ping(Ping::opaque()).is_err() {
+            if self.waiting {
                 return Poll::Ready(());
             }
+            connection.ping();
             self.waiting = true;
             self.timer.as_mut().reset(Instant::now() + self.patience);
-            // `send_ping` wakes the connection's task itself.
         }
     }
 }

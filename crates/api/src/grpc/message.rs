@@ -15,7 +15,7 @@ use std::io::Read;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use h2::RecvStream;
+use http2::{Body, Broken, Reason};
 use prost::Message;
 
 use super::status::{Code, Status};
@@ -86,7 +86,7 @@ pub(crate) struct Accept {
 
 /// Cuts the messages out of a request body.
 pub(crate) struct MessageReader {
-    body: RecvStream,
+    body: Body,
     accept: Accept,
     /// Rest of the DATA frame that arrived last.
     chunk: Bytes,
@@ -95,7 +95,7 @@ pub(crate) struct MessageReader {
 }
 
 impl MessageReader {
-    pub(crate) fn new(body: RecvStream, accept: Accept) -> Self {
+    pub(crate) fn new(body: Body, accept: Accept) -> Self {
         Self { body, accept, chunk: Bytes::new(), partial: BytesMut::new() }
     }
 
@@ -112,12 +112,8 @@ impl MessageReader {
                 Err(status) => return Poll::Ready(Some(Err(status))),
             }
             match ready!(self.body.poll_data(cx)) {
-                Some(Ok(data)) => {
-                    // A stream that fails here has been reset: the next poll reports that.
-                    let _ = self.body.flow_control().release_capacity(data.len());
-                    self.chunk = data;
-                }
-                Some(Err(error)) => return Poll::Ready(Some(Err(transport_status(&error)))),
+                Some(Ok(data)) => self.chunk = data,
+                Some(Err(broken)) => return Poll::Ready(Some(Err(transport_status(broken)))),
                 None if self.partial.is_empty() => return Poll::Ready(None),
                 None => {
                     self.partial.clear();
@@ -213,11 +209,12 @@ pub(crate) fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> 
 }
 
 /// How a broken stream looks to a handler that was reading from it.
-pub(crate) fn transport_status(error: &h2::Error) -> Status {
-    if error.reason() == Some(h2::Reason::CANCEL) || error.is_io() {
-        Status::canceled()
-    } else {
-        Status::new(Code::Internal, format!("stream terminated: {error}"))
+pub(crate) fn transport_status(broken: Broken) -> Status {
+    match broken {
+        Broken::ByPeer(Reason::CANCEL) | Broken::Lost | Broken::GoAway(Reason::NO_ERROR) => {
+            Status::canceled()
+        }
+        _ => Status::new(Code::Internal, format!("stream terminated: {broken}")),
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::HeaderMap;
+use http2::Head;
 use tokio::time::Instant;
 
 /// The caller's end of a connection.
@@ -20,7 +20,7 @@ pub struct Peer {
 #[derive(Debug)]
 pub struct CallContext {
     /// Request headers, reserved ones included.
-    pub headers: HeaderMap,
+    pub headers: Rc<Head>,
     /// When the caller stops waiting.
     pub deadline: Option<Instant>,
     /// The caller.
@@ -30,12 +30,12 @@ pub struct CallContext {
 impl CallContext {
     /// A context without metadata, for calls that the server makes itself.
     pub fn local() -> Self {
-        Self { headers: HeaderMap::new(), deadline: None, peer: Rc::default() }
+        Self { headers: Rc::default(), deadline: None, peer: Rc::default() }
     }
 
     /// The first value of a metadata key as raw bytes.
     pub fn metadata(&self, key: &str) -> Option<&[u8]> {
-        self.headers.get(key).map(|value| value.as_bytes())
+        self.headers.get(key)
     }
 
     /// The caller asked to be refused or cut off while there is no leader.
@@ -96,9 +96,10 @@ mod tests {
     fn tokens_lose_the_bearer_prefix() {
         let mut context = CallContext::local();
         assert_eq!(context.token(), None);
-        context.headers.insert("authorization", "Bearer abc.1".parse().unwrap());
+        let bearer = http2::Field::new("authorization", "Bearer abc.1");
+        context.headers = Rc::new(Head::trailers().with(bearer.clone()));
         assert_eq!(context.token(), Some("abc.1"));
-        context.headers.insert("token", "bearer x".parse().unwrap());
+        context.headers = Rc::new(Head::trailers().with(bearer).with(http2::Field::new("token", "bearer x")));
         assert_eq!(context.token(), Some("bearer x"));
     }
 }

@@ -1,4 +1,4 @@
-//! A thin gRPC server on `h2`, and HTTP/1 beside it on the same port.
+//! A thin gRPC server on the crate `http2`, and HTTP/1 beside it on the same port.
 //!
 //! Purpose: as little between a socket and a handler as can be. Deliberately absent: middleware,
 //! boxed handlers, reflection, response compression.

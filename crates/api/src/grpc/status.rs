@@ -4,9 +4,9 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::rc::Rc;
 
-use http::header::HeaderValue;
-use http::{HeaderMap, HeaderName};
+use http2::{Field, Head};
 
 /// A gRPC status code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,31 +93,11 @@ impl Code {
         }
     }
 
-    const fn header(self) -> HeaderValue {
-        HeaderValue::from_static(match self {
-            Code::Ok => "0",
-            Code::Canceled => "1",
-            Code::Unknown => "2",
-            Code::InvalidArgument => "3",
-            Code::DeadlineExceeded => "4",
-            Code::NotFound => "5",
-            Code::AlreadyExists => "6",
-            Code::PermissionDenied => "7",
-            Code::ResourceExhausted => "8",
-            Code::FailedPrecondition => "9",
-            Code::Aborted => "10",
-            Code::OutOfRange => "11",
-            Code::Unimplemented => "12",
-            Code::Internal => "13",
-            Code::Unavailable => "14",
-            Code::DataLoss => "15",
-            Code::Unauthenticated => "16",
-        })
+    /// The field of the headers or trailers that end a call.
+    fn field(self) -> Rc<Field> {
+        Field::new("grpc-status", (self as u8).to_string())
     }
 }
-
-pub(crate) static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-pub(crate) static GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// How a call ended, when it did not end well.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,20 +124,20 @@ impl Status {
         Self::new(Code::Canceled, "context canceled")
     }
 
-    /// Writes the status into headers or trailers.
-    pub(crate) fn write_to(&self, headers: &mut HeaderMap) {
-        headers.insert(GRPC_STATUS.clone(), self.code.header());
-        if !self.message.is_empty() {
-            headers.insert(GRPC_MESSAGE.clone(), percent_encode(&self.message));
+    /// Adds the status to headers or trailers.
+    pub(crate) fn add_to(&self, head: Head) -> Head {
+        let head = head.with(self.code.field());
+        match self.message.is_empty() {
+            true => head,
+            // Texts differ from call to call: they would only push others out of the table.
+            false => head.with(Field::literal("grpc-message", percent_encode(&self.message))),
         }
     }
 }
 
 /// The trailers of a successful call.
-pub(crate) fn ok_trailers() -> HeaderMap {
-    let mut trailers = HeaderMap::with_capacity(1);
-    trailers.insert(GRPC_STATUS.clone(), Code::Ok.header());
-    trailers
+pub(crate) fn ok_trailers() -> Head {
+    Head::trailers().with(Code::Ok.field())
 }
 
 impl fmt::Display for Status {
@@ -170,17 +150,18 @@ impl fmt::Display for Status {
 impl std::error::Error for Status {}
 
 /// `grpc-message` carries printable ASCII as it is, everything else and `%` as `%XX`.
-fn percent_encode(message: &str) -> HeaderValue {
+fn percent_encode(message: &str) -> String {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    let mut encoded = Vec::with_capacity(message.len());
+    let mut encoded = String::with_capacity(message.len());
     for byte in message.bytes() {
         if matches!(byte, b' '..=b'~') && byte != b'%' {
-            encoded.push(byte);
+            encoded.push(char::from(byte));
         } else {
-            encoded.extend_from_slice(&[b'%', HEX[(byte >> 4) as usize], HEX[(byte & 15) as usize]]);
+            let digits = [b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
+            encoded.extend(digits.map(char::from));
         }
     }
-    HeaderValue::from_bytes(&encoded).expect("only printable ASCII was pushed")
+    encoded
 }
 
 #[cfg(test)]
@@ -191,14 +172,14 @@ mod tests {
     fn codes_stand_at_their_number() {
         for (number, code) in Code::ALL.iter().enumerate() {
             assert_eq!(*code as usize, number);
-            assert_eq!(code.header().to_str().unwrap(), number.to_string());
+            assert_eq!(code.field().value(), number.to_string().as_bytes());
         }
     }
 
     #[test]
     fn messages_are_percent_encoded() {
         let encoded = percent_encode("100% of\nñ ~");
-        assert_eq!(encoded.to_str().unwrap(), "100%25 of%0A%C3%B1 ~");
+        assert_eq!(encoded, "100%25 of%0A%C3%B1 ~");
     }
 
     #[test]

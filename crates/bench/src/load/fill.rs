@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use proto::etcdserverpb::PutRequest;
-use tokio::task::LocalSet;
 
 use super::ops::{KeySpace, Methods, filler};
-use crate::wire::{Channel, Status, authority_of, frame};
+use crate::wire::{Channel, Status, authority_of, frame, local_runtime};
 
 /// What to write.
 #[derive(Clone, Debug)]
@@ -28,8 +27,7 @@ pub struct FillPlan {
 
 /// Writes the keys; returns how long it took.
 pub fn run(plan: &FillPlan) -> anyhow::Result<Duration> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, fill(plan))
+    local_runtime()?.block_on(fill(plan))
 }
 
 async fn fill(plan: &FillPlan) -> anyhow::Result<Duration> {

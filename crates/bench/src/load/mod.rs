@@ -17,13 +17,12 @@ use std::sync::{Arc, Barrier, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use tokio::task::LocalSet;
 
 use self::ops::{Client, KeySpace, Methods, Shared, Workload, filler};
 use self::pace::DueQueue;
 use self::report::{Report, Samples};
 use crate::process;
-use crate::wire::{Channel, authority_of};
+use crate::wire::{Channel, authority_of, local_runtime};
 
 /// Everything a run needs to know.
 #[derive(Clone, Debug)]
@@ -166,13 +165,12 @@ struct Outcome {
 }
 
 fn thread_main(plan: &LoadPlan, index: usize, threads: usize, meeting: &Meeting) -> anyhow::Result<Outcome> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let local = LocalSet::new();
-    let ready = local.block_on(&runtime, prepare(plan, index, threads, meeting));
+    let runtime = local_runtime()?;
+    let ready = runtime.block_on(prepare(plan, index, threads, meeting));
     // Also after a failure, so that the others do not wait for ever.
     meeting.barrier.wait();
     let window = agree(meeting, plan);
-    local.block_on(&runtime, drive(plan, threads, ready?, window))
+    runtime.block_on(drive(plan, threads, ready?, window))
 }
 
 struct Ready {

@@ -126,7 +126,6 @@ pub struct ApplyThread {
 impl ApplyThread {
     /// Runs until told to stop, or until an entry cannot be applied.
     pub fn run(mut self) {
-        self.follow_members();
         while let Some(work) = self.work.recv() {
             match work {
                 ApplyWork::Entries(entries) => {
@@ -291,8 +290,9 @@ impl ApplyThread {
         self.leadership = leadership;
     }
 
-    /// Lets the transport know whom to talk to.
-    fn follow_members(&mut self) {
+    /// Lets the transport know whom to talk to. At the start before the raft thread says anything to
+    /// anybody: what is sent to a member that the transport does not know is lost.
+    pub fn follow_members(&mut self) {
         let cluster = self.shared.cluster();
         let own = cluster.member(self.member_id);
         self.progress.is_learner.store(own.is_some_and(|member| member.is_learner), Release);
@@ -347,6 +347,7 @@ impl ApplyThread {
             self.check_version(version);
             self.metrics.agree_on_cluster_version(version);
         }
+        let _ = self.duties.send(Duty::StateReplaced);
         self.last_snapshot = index;
         self.progress.applied_term.store(term, Release);
         self.progress.applied.store(index, Release);

@@ -1,0 +1,109 @@
+//! What is to be written to the socket: small frames in buffers, large bodies as they are.
+//!
+//! An empty output holds no buffer; the next one begins with the size that the last one had.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::{Buf, Bytes};
+
+use super::frame::{FrameHeader, HEADER_LEN};
+
+/// From this size on a body is not copied; below it, copying costs less than one more slice to write.
+const SHARE_BYTES: usize = 8 << 10;
+/// A buffer that has grown to this is followed by a new one, so that what was written can go.
+const BUFFER_BYTES: usize = 64 << 10;
+const FIRST_BUFFER_BYTES: std::ops::RangeInclusive<usize> = 256..=16 << 10;
+
+enum Chunk {
+    Buffer(Vec<u8>),
+    Body(Bytes),
+}
+
+#[derive(Default)]
+pub(crate) struct Output {
+    chunks: VecDeque<Chunk>,
+    /// Bytes of the first chunk that are written, if it is a buffer.
+    written: usize,
+    len: usize,
+    last_size: usize,
+}
+
+impl Output {
+    /// Bytes still to be written.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Lets `write` append to the last buffer.
+    pub(crate) fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        if !matches!(self.chunks.back(), Some(Chunk::Buffer(buffer)) if buffer.len() < BUFFER_BYTES) {
+            let size = self.last_size.clamp(*FIRST_BUFFER_BYTES.start(), *FIRST_BUFFER_BYTES.end());
+            self.chunks.push_back(Chunk::Buffer(Vec::with_capacity(size)));
+        }
+        if let Some(Chunk::Buffer(buffer)) = self.chunks.back_mut() {
+            let before = buffer.len();
+            write(buffer);
+            self.len += buffer.len() - before;
+        }
+    }
+
+    pub(crate) fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let header = FrameHeader { len: payload.len(), kind, flags, stream }.write();
+        self.append(|buffer| {
+            buffer.reserve(HEADER_LEN + payload.len());
+            buffer.extend_from_slice(&header);
+            buffer.extend_from_slice(payload);
+        });
+    }
+
+    /// A frame whose payload need not be copied.
+    pub(crate) fn frame_with_body(&mut self, kind: u8, flags: u8, stream: u32, body: Bytes) {
+        if body.len() < SHARE_BYTES {
+            return self.frame(kind, flags, stream, &body);
+        }
+        let header = FrameHeader { len: body.len(), kind, flags, stream }.write();
+        self.append(|buffer| buffer.extend_from_slice(&header));
+        self.len += body.len();
+        self.chunks.push_back(Chunk::Body(body));
+    }
+
+    /// Fills `slices` with what comes next; returns how many.
+    pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let mut skip = self.written;
+        let mut count = 0;
+        for (chunk, slice) in self.chunks.iter().zip(slices) {
+            let bytes = match chunk {
+                Chunk::Buffer(buffer) => &buffer[std::mem::take(&mut skip)..],
+                Chunk::Body(body) => body,
+            };
+            *slice = IoSlice::new(bytes);
+            count += 1;
+        }
+        count
+    }
+
+    /// Says that `count` bytes were written.
+    pub(crate) fn advance(&mut self, mut count: usize) {
+        self.len -= count;
+        while let Some(chunk) = self.chunks.front_mut() {
+            let left = match chunk {
+                Chunk::Buffer(buffer) => buffer.len() - self.written,
+                Chunk::Body(body) => body.len(),
+            };
+            if count < left {
+                match chunk {
+                    Chunk::Buffer(_) => self.written += count,
+                    Chunk::Body(body) => body.advance(count),
+                }
+                return;
+            }
+            if let Chunk::Buffer(buffer) = chunk {
+                self.last_size = buffer.len();
+                self.written = 0;
+            }
+            count -= left;
+            self.chunks.pop_front();
+        }
+    }
+}

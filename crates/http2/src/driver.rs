@@ -1,0 +1,131 @@
+//! A socket around a [`Core`]: reads and writes in turns of the runtime.
+//!
+//! A turn writes what the handles have left since the last one, then reads and takes frames. What
+//! that produced is written in the next turn, together with the answers of the handlers it woke.
+//!
+//! One read buffer serves all connections of a thread: it is empty between two polls. A frame that
+//! is cut by its end is kept in a buffer of its own size.
+
+use std::cell::{RefCell, RefMut};
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::core::Core;
+
+/// Bytes read at once, and about as many as one connection reads before others have their turn.
+const READ_BYTES: usize = 64 << 10;
+/// Slices given to one write.
+const SLICES: usize = 32;
+
+thread_local! {
+    static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
+}
+
+pub(crate) struct Driver<IO> {
+    io: IO,
+    core: Rc<RefCell<Core>>,
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
+    pub(crate) fn new(io: IO, core: Core) -> Self {
+        Self { io, core: Rc::new(RefCell::new(core)) }
+    }
+
+    pub(crate) fn core(&self) -> &Rc<RefCell<Core>> {
+        &self.core
+    }
+
+    pub(crate) fn core_mut(&self) -> RefMut<'_, Core> {
+        self.core.borrow_mut()
+    }
+
+    /// One turn. Ready when the connection has ended and everything that could leave has left.
+    pub(crate) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.core_mut().register_task(cx);
+        let mut blocked = self.poll_write(cx).is_pending();
+        let mut read = 0;
+        while self.core.borrow().wants_input() {
+            match self.poll_read(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(count)) if count > 0 => read += count,
+                Poll::Ready(_) => {
+                    self.core_mut().lost();
+                    return Poll::Ready(());
+                }
+            }
+            if read >= READ_BYTES {
+                cx.waker().wake_by_ref();
+                break;
+            }
+        }
+        let (over, empty) = {
+            let core = self.core.borrow();
+            (core.is_over(), core.output_len() == 0)
+        };
+        if over {
+            blocked = self.poll_write(cx).is_pending();
+            if blocked {
+                return Poll::Pending;
+            }
+            // An error here changes nothing: the connection has ended.
+            let _ = ready!(Pin::new(&mut self.io).poll_shutdown(cx));
+            self.core_mut().lost();
+            return Poll::Ready(());
+        }
+        if !blocked && !empty {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        READ_BUFFER.with_borrow_mut(|bytes| {
+            let mut buffer = ReadBuf::new(bytes);
+            ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
+            self.core.borrow_mut().receive(buffer.filled());
+            Poll::Ready(Ok(buffer.filled().len()))
+        })
+    }
+
+    /// Writes the output until it is empty or the socket takes no more.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut core = self.core.borrow_mut();
+        let mut wrote = false;
+        while core.output_len() > 0 {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let count = core.output_slices(&mut slices);
+            let io = Pin::new(&mut self.io);
+            let written = match count {
+                1 => io.poll_write(cx, &slices[0]),
+                _ => io.poll_write_vectored(cx, &slices[..count]),
+            };
+            match written {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(written)) if written > 0 => core.output_written(written),
+                Poll::Ready(_) => {
+                    // Reading will find out as well; until then there is nowhere to write to.
+                    core.lost();
+                    return Poll::Ready(());
+                }
+            }
+            wrote = true;
+        }
+        drop(core);
+        if wrote {
+            // A socket has nothing to flush; a TLS stream has.
+            let _ = ready!(Pin::new(&mut self.io).poll_flush(cx));
+        }
+        Poll::Ready(())
+    }
+}
+
+impl<IO> Drop for Driver<IO> {
+    /// Handles may outlive the socket.
+    fn drop(&mut self) {
+        self.core.borrow_mut().lost();
+    }
+}

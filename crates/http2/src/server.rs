@@ -1,0 +1,77 @@
+//! The side that accepts streams.
+
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::Config;
+use crate::core::{Core, Reason};
+use crate::driver::Driver;
+use crate::handles::{Body, Sender, handles};
+use crate::head::Head;
+
+/// A stream that the client has opened.
+pub struct Request {
+    /// Its header list.
+    pub head: Rc<Head>,
+    /// Its data.
+    pub body: Body,
+    /// The answer.
+    pub respond: Sender,
+}
+
+/// A connection. It lives as long as [`Connection::poll_accept`] is polled, by one task.
+pub struct Connection<IO> {
+    driver: Driver<IO>,
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
+    /// Serves a socket of which `first_bytes` have been read already.
+    pub fn new(io: IO, first_bytes: &[u8], config: Config) -> Self {
+        let mut core = Core::server(config);
+        core.receive(first_bytes);
+        Self { driver: Driver::new(io, core) }
+    }
+
+    /// Drives the connection and returns the next stream; `None` when the connection has ended.
+    pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Option<Request>> {
+        if let Some(request) = self.accept() {
+            return Poll::Ready(Some(request));
+        }
+        let turn = self.driver.poll_turn(cx);
+        match self.accept() {
+            Some(request) => Poll::Ready(Some(request)),
+            None => turn.map(|()| None),
+        }
+    }
+
+    fn accept(&mut self) -> Option<Request> {
+        let mut core = self.driver.core_mut();
+        let key = core.accept()?;
+        let head = core.head(key);
+        drop(core);
+        let (body, respond) = handles(self.driver.core(), key);
+        Some(Request { head, body, respond })
+    }
+
+    /// See [`Core::go_away`].
+    pub fn go_away(&mut self) {
+        self.driver.core_mut().go_away();
+    }
+
+    /// See [`Core::shut_down`].
+    pub fn shut_down(&mut self, reason: Reason) {
+        self.driver.core_mut().shut_down(reason);
+    }
+
+    /// Pings the client.
+    pub fn ping(&mut self) {
+        self.driver.core_mut().ping();
+    }
+
+    /// Whether a ping was answered since this was asked last.
+    pub fn take_pong(&mut self) -> bool {
+        self.driver.core_mut().take_pong()
+    }
+}
