@@ -200,6 +200,7 @@ impl Node {
             backend_batch_limit: 10_000,
             compaction_batch_limit: profile.compaction_batch,
             checkpoint_interval: profile.checkpoints.then_some(Duration::from_secs(1)),
+            force_new_cluster: false,
             no_sync: ctx.bug == Some(Bug::NoSync),
             wal_segment_bytes: profile.segment_bytes,
             seed: ctx.random.next_u64(),
@@ -226,8 +227,7 @@ impl Node {
         let clock = FixedClock(self.clock(ctx));
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let existing = self.existing.as_ref();
-        let parts =
-            bootstrap::bootstrap(disk, &clock, &options, existing.is_some(), existing, Arc::new(|| {}))?;
+        let parts = bootstrap::bootstrap(disk, &clock, &options, existing, Arc::new(|| {}))?;
         let faults = parts.backend.check();
         if !faults.is_empty() {
             return Err(format!("the database is damaged: {faults:?}").into());
