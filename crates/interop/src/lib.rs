@@ -2,6 +2,7 @@
 //!
 //! - [`programs`]: where the programs are.
 //! - [`member`]: a one-member cluster of any server program, started and stopped by a test.
+//! - [`cluster`]: several members, ours and real ones in any mixture.
 //! - [`ctl`]: any `etcdctl`, run to its end.
 //! - [`http`]: HTTP/1.1 by hand.
 //! - [`script`]: one script of interactions, run against two servers; the answers must be equal.
@@ -15,6 +16,7 @@
 //! `cargo build --workspace --bins` makes ours.
 
 pub mod clients;
+pub mod cluster;
 pub mod ctl;
 pub mod facts;
 pub mod http;
