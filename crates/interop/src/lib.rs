@@ -1,5 +1,8 @@
 //! Tests of our programs against the real ones: servers, tools, client libraries.
 //!
+//! - [`proxy`]: the network between members, which a test can break.
+//! - [`history`]: what clients were told, checked for linearizability.
+//! - [`traffic`]: clients, watchers and holders of leases that go on through faults, and record.
 //! - [`programs`]: where the programs are.
 //! - [`member`]: a one-member cluster of any server program, started and stopped by a test.
 //! - [`cluster`]: several members, ours and real ones in any mixture.
@@ -19,13 +22,16 @@ pub mod clients;
 pub mod cluster;
 pub mod ctl;
 pub mod facts;
+pub mod history;
 pub mod http;
 pub mod known;
 pub mod member;
 pub mod normalise;
 pub mod programs;
+pub mod proxy;
 pub mod script;
 pub mod scripts;
+pub mod traffic;
 pub mod writers;
 
 use std::future::Future;
