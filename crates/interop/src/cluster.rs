@@ -1,6 +1,7 @@
 //! A cluster of several processes, of our programs and the real ones in any mixture.
 //!
-//! Every wait is for a state, with [`PATIENCE`] as its bound.
+//! Every wait is for a state, with [`PATIENCE`] as its bound. `RETCD_KEEP` set to anything keeps
+//! directories and logs.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -47,7 +48,8 @@ impl Cluster {
         args: &[&str],
         prepare: impl Fn(usize, &mut Member) -> anyhow::Result<()>,
     ) -> anyhow::Result<Self> {
-        let dir = tempfile::Builder::new().prefix("retcd-cluster-").tempdir()?;
+        let mut dir = tempfile::Builder::new().prefix("retcd-cluster-").tempdir()?;
+        dir.disable_cleanup(std::env::var_os("RETCD_KEEP").is_some());
         let place = |number: usize| dir.path().join(format!("n{number}"));
         let prepared = programs.iter().enumerate();
         let mut members = prepared

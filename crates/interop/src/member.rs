@@ -124,6 +124,11 @@ impl Member {
         Ok(())
     }
 
+    /// The port of the proxy, and the peer port behind it.
+    pub fn proxy_ports(&self) -> Option<(u16, u16)> {
+        self.proxy.as_ref().map(|proxy| (proxy.port, self.peer_port))
+    }
+
     /// Changes the program for the next [`Member::run`].
     pub fn use_program(&mut self, program: &Program) {
         self.program = program.clone();

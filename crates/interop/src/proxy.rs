@@ -12,7 +12,7 @@
 //!   TCP does by sending again: what was sent before comes late, in order. The sender is held up when the
 //!   proxy is full ([`CHUNKS_UNDER_WAY`]). A connection that is dialled meanwhile is accepted and silent.
 //! - [`Net::cut`] ends connections at once.
-//! - Nobody needs to be root: who calls is found in `/proc`, by the socket at the other end.
+//! - Nobody needs to be root: who calls is found by the socket at the other end ([`crate::caller`]).
 //!
 //! The proxies run on one thread of their own, so a test may block.
 
@@ -33,12 +33,15 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::caller::{holds, inode_of};
+
 /// Bytes that go on together.
 const CHUNK_BYTES: usize = 16 << 10;
 /// Chunks that may be under way on one connection in one direction.
 const CHUNKS_UNDER_WAY: usize = 64;
-/// How often the caller is looked for whose process is not known yet, and the pause between.
-const CALLER_TRIES: usize = 100;
+/// How often a caller is looked for, and the pause between.
+const UNKNOWN_TRIES: usize = 100;
+const GONE_TRIES: usize = 3;
 const CALLER_PAUSE: Duration = Duration::from_millis(10);
 
 /// How bytes go from one member to another.
@@ -82,12 +85,15 @@ pub struct Net {
     handle: NetHandle,
     /// Ends the thread when dropped.
     listeners: mpsc::UnboundedSender<Listener>,
+    /// Each proxy listens until this is dropped.
+    open: Mutex<BTreeMap<u16, watch::Sender<()>>>,
 }
 
 struct Listener {
     socket: TcpListener,
     number: usize,
     target: SocketAddr,
+    closed: watch::Receiver<()>,
 }
 
 /// Tells the network which process a member is.
@@ -109,12 +115,21 @@ impl NetHandle {
         self.lock().links.entry((from, to)).or_insert_with(new).clone()
     }
 
-    fn caller(&self, ours: SocketAddr, theirs: SocketAddr) -> Option<usize> {
-        let inode = inode_of(theirs, ours)?;
+    fn caller(&self, ours: SocketAddr, theirs: SocketAddr) -> Caller {
+        let Some(inode) = inode_of(theirs, ours) else { return Caller::Gone };
         let processes: Vec<(usize, u32)> =
             self.lock().processes.iter().map(|(number, process)| (*number, *process)).collect();
-        processes.into_iter().find(|(_, process)| holds(*process, inode)).map(|(number, _)| number)
+        let found = processes.into_iter().find(|(_, process)| holds(*process, inode));
+        found.map_or(Caller::Unknown, |(number, _)| Caller::Member(number))
     }
+}
+
+enum Caller {
+    Member(usize),
+    /// The socket belongs to a process that is not a member, or not yet.
+    Unknown,
+    /// The socket is closed.
+    Gone,
 }
 
 impl Net {
@@ -132,7 +147,7 @@ impl Net {
                 }
             });
         })?;
-        Ok(Self { handle, listeners })
+        Ok(Self { handle, listeners, open: Mutex::default() })
     }
 
     /// Puts a proxy in front of a member's peer port. Returns the port of the proxy.
@@ -141,9 +156,16 @@ impl Net {
         let socket = TcpListener::bind(("127.0.0.1", port))?;
         socket.set_nonblocking(true)?;
         let target = SocketAddr::from(([127, 0, 0, 1], peer_port));
-        let sent = self.listeners.send(Listener { socket, number, target });
+        let (open, closed) = watch::channel(());
+        let sent = self.listeners.send(Listener { socket, number, target, closed });
         sent.ok().context("the thread of the network has ended")?;
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(port, open);
         Ok(port)
+    }
+
+    /// No new connections through this proxy; those that exist go on.
+    pub fn close(&self, port: u16) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&port);
     }
 
     /// For members, to say which process they are.
@@ -190,11 +212,16 @@ impl Net {
 }
 
 async fn accept(net: NetHandle, listener: Listener) {
-    let Listener { socket, number, target } = listener;
+    let Listener { socket, number, target, mut closed } = listener;
     let Ok(socket) = tokio::net::TcpListener::from_std(socket) else { return };
-    // An error of accept would be one of this process (out of files): the members see it as a
-    // network that is down.
-    while let Ok((stream, theirs)) = socket.accept().await {
+    loop {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            _ = closed.changed() => return,
+        };
+        // An error of accept would be one of this process (out of files): the members see it as a
+        // network that is down.
+        let Ok((stream, theirs)) = accepted else { return };
         tokio::spawn(connect(net.clone(), stream, theirs, number, target));
     }
 }
@@ -202,16 +229,7 @@ async fn accept(net: NetHandle, listener: Listener) {
 /// Carries one connection until it ends.
 async fn connect(net: NetHandle, stream: TcpStream, theirs: SocketAddr, to: usize, target: SocketAddr) {
     let Ok(ours) = stream.local_addr() else { return };
-    let mut caller = net.caller(ours, theirs);
-    for _ in 0..CALLER_TRIES {
-        if caller.is_some() {
-            break;
-        }
-        // The process was started a moment ago, and the test has not said so yet.
-        tokio::time::sleep(CALLER_PAUSE).await;
-        caller = net.caller(ours, theirs);
-    }
-    let Some(from) = caller else { return };
+    let Some(from) = find_caller(&net, ours, theirs).await else { return };
     let (there, back) = (net.wire(from, to), net.wire(to, from));
     // The handshake needs both directions.
     let (mut there_set, mut back_set) = (there.set.subscribe(), back.set.subscribe());
@@ -250,6 +268,20 @@ async fn connect(net: NetHandle, stream: TcpStream, theirs: SocketAddr, to: usiz
             )
         } => {}
     }
+}
+
+/// The member that called. One that was started a moment ago may not be known yet.
+async fn find_caller(net: &NetHandle, ours: SocketAddr, theirs: SocketAddr) -> Option<usize> {
+    let (mut unknown, mut gone) = (0, 0);
+    while unknown < UNKNOWN_TRIES && gone < GONE_TRIES {
+        match net.caller(ours, theirs) {
+            Caller::Member(number) => return Some(number),
+            Caller::Unknown => unknown += 1,
+            Caller::Gone => gone += 1,
+        }
+        tokio::time::sleep(CALLER_PAUSE).await;
+    }
+    None
 }
 
 /// Carries one direction of a connection, as its link says, to its end.
@@ -300,30 +332,6 @@ async fn give_out(wire: &Wire, mut chunks: mpsc::Receiver<(Instant, Bytes)>, mut
         }
         wire.carried.fetch_add(chunk.len() as u64, Relaxed);
     }
-}
-
-/// The inode of the socket with these addresses, from the kernel's table.
-fn inode_of(local: SocketAddr, remote: SocketAddr) -> Option<u64> {
-    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
-    let (local, remote) = (kernel_form(local)?, kernel_form(remote)?);
-    table.lines().find_map(|line| {
-        let mut words = line.split_ascii_whitespace().skip(1);
-        let found = words.next()? == local && words.next()? == remote;
-        found.then(|| words.nth(6)?.parse().ok()).flatten()
-    })
-}
-
-/// An IPv4 address as `/proc/net/tcp` writes it: the address in the host's byte order.
-fn kernel_form(address: SocketAddr) -> Option<String> {
-    let SocketAddr::V4(address) = address else { return None };
-    Some(format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port()))
-}
-
-/// Whether a process has this socket open.
-fn holds(process: u32, inode: u64) -> bool {
-    let Ok(files) = std::fs::read_dir(format!("/proc/{process}/fd")) else { return false };
-    let name = format!("socket:[{inode}]");
-    files.flatten().any(|file| std::fs::read_link(file.path()).is_ok_and(|link| link.as_os_str() == &*name))
 }
 
 #[cfg(test)]

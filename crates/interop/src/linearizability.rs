@@ -430,6 +430,7 @@ mod tests {
         assert!(there.contains("there was something"), "{there}");
         let twice = finding(|calls| {
             calls[7].op = write("k/a", "3");
+            calls[7].called = Duration::from_millis(20);
             calls.remove(2);
         });
         assert!(twice.contains("nobody wrote"), "{twice}");

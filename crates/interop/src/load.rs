@@ -1,7 +1,8 @@
 //! Clients that go on through faults, and remember everything for a check at the end.
 //!
-//! - *Clients* put, swap, delete and read a few keys (`kv/`), each through one member until that
-//!   fails or does not answer in time, then through the next ([`crate::history`] checks them).
+//! - *Clients* put, swap, delete and read a few keys (`kv/`), each through one member for some calls,
+//!   or until it fails or does not answer in time, then through the next ([`crate::linearizability`] checks
+//!   them).
 //! - *Watchers* watch everything, and resume at the next member behind the last revision that they
 //!   got, when a stream ends or is silent for too long. What they got in all must be the story,
 //!   without gap or duplicate.
@@ -37,7 +38,7 @@ use tokio::sync::watch;
 
 use crate::block_on;
 use crate::cluster::eventually;
-use crate::history::{self, Answer, Call, Op, Story, Summary};
+use crate::linearizability::{self, Answer, Call, Op, Story, Summary};
 use crate::scripts::{delete, get, put_op, range_op};
 
 /// Keys of the clients begin like this.
@@ -47,6 +48,8 @@ const PREFIX_END: &str = "kv0";
 const CONNECT_PATIENCE: Duration = Duration::from_millis(500);
 /// Pause after a member did not take a connection.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// A client moves on after so many calls, so that all members are always in use.
+const CALLS_PER_MEMBER: usize = 20;
 /// A watcher moves on when it hears nothing for so long.
 const SILENCE: Duration = Duration::from_millis(1500);
 
@@ -133,8 +136,8 @@ struct Held {
     lost: Option<Duration>,
 }
 
-/// Traffic on a cluster. See the module documentation.
-pub struct Traffic {
+/// Load on a cluster. See the module documentation.
+pub struct Load {
     shared: Arc<Shared>,
     thread: JoinHandle<Record>,
 }
@@ -152,7 +155,7 @@ pub struct Report {
     pub calls: Vec<Call>,
 }
 
-impl Traffic {
+impl Load {
     /// Begins on these members (`host:port`).
     pub fn start(members: Vec<String>, plan: Plan, seed: u64) -> anyhow::Result<Self> {
         ensure!(!members.is_empty(), "no members");
@@ -241,7 +244,7 @@ impl Traffic {
         for held in &record.leases {
             check_lease(held, &record.watched)?;
         }
-        let summary = history::check(&record.calls, story, PREFIX)?;
+        let summary = linearizability::check(&record.calls, story, PREFIX)?;
         Ok(Report { summary, revision, leases: record.leases.len(), calls: record.calls })
     }
 }
@@ -329,9 +332,12 @@ struct Client {
 }
 
 impl Client {
-    /// Asks one member until it fails.
+    /// Asks one member for a while, or until it fails.
     async fn work(&mut self, shared: &Shared, member: &str, channel: &Channel, calls: &mut Vec<Call>) {
-        while !shared.stopped() {
+        for _ in 0..CALLS_PER_MEMBER {
+            if shared.stopped() {
+                return;
+            }
             let op = self.draw_op(shared.plan.keys);
             let called = shared.now();
             let answer = within(shared.plan.patience, perform(channel, member, &op)).await;
