@@ -119,9 +119,9 @@ struct LoadArgs {
     /// Streams the watchers are spread over.
     #[arg(long, default_value_t = 50)]
     watch_streams: usize,
-    /// Server process to measure.
-    #[arg(long)]
-    pid: Option<u32>,
+    /// Server processes to measure as one, comma separated.
+    #[arg(long, value_delimiter = ',')]
+    pid: Vec<u32>,
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -190,7 +190,7 @@ struct CompareArgs {
     /// Keys of the large scenario.
     #[arg(long, default_value_t = 1_000_000)]
     large_keys: u64,
-    /// First of three ports to use.
+    /// First of six ports to use.
     #[arg(long, default_value_t = 25300)]
     port: u16,
     /// Do not measure the echo server.
@@ -235,7 +235,7 @@ fn run_load(args: &LoadArgs) -> anyhow::Result<()> {
         range_limit: args.range_limit,
         watchers: args.watchers,
         watch_streams: args.watch_streams,
-        pid: args.pid,
+        pids: args.pid.clone(),
     })?;
     match args.json {
         true => println!("{}", serde_json::to_string_pretty(&report)?),

@@ -52,6 +52,10 @@ pub fn spawn_on(command: &mut Command, cores: &Cores) -> anyhow::Result<Child> {
 pub struct ServerPlan {
     /// The program.
     pub program: PathBuf,
+    /// Name of the member.
+    pub name: String,
+    /// `--initial-cluster`; empty for a cluster of its own.
+    pub initial_cluster: String,
     /// Arguments behind the standard ones.
     pub extra_args: Vec<String>,
     /// Data directory.
@@ -77,7 +81,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a one-member cluster. Does not wait: see [`Server::wait_listening`].
+    /// Starts a member. Does not wait: see [`wait_serving`].
     pub fn start(plan: &ServerPlan) -> anyhow::Result<Self> {
         for port in [plan.client_port, plan.peer_port] {
             // Else another server there would be measured in place of this one.
@@ -87,13 +91,17 @@ impl Server {
         let log = File::options().create(true).append(true).open(&plan.log_file)?;
         let client_url = format!("http://127.0.0.1:{}", plan.client_port);
         let peer_url = format!("http://127.0.0.1:{}", plan.peer_port);
+        let initial_cluster = match plan.initial_cluster.is_empty() {
+            true => format!("{}={peer_url}", plan.name),
+            false => plan.initial_cluster.clone(),
+        };
         let mut command = Command::new(&plan.program);
         command
-            .args(["--name", "bench", "--log-level", "warn", "--data-dir"])
+            .args(["--name", &plan.name, "--log-level", "warn", "--data-dir"])
             .arg(&plan.data_dir)
             .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
             .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
-            .args(["--initial-cluster", &format!("bench={peer_url}")])
+            .args(["--initial-cluster", &initial_cluster])
             .args(&plan.extra_args)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -220,6 +228,16 @@ pub struct Memory {
     pub anon_bytes: u64,
     /// Mapped files: the database, the program.
     pub file_bytes: u64,
+}
+
+impl std::iter::Sum for Memory {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            rss_bytes: sum.rss_bytes + one.rss_bytes,
+            anon_bytes: sum.anon_bytes + one.anon_bytes,
+            file_bytes: sum.file_bytes + one.file_bytes,
+        })
+    }
 }
 
 /// Reads the resident memory of a process.

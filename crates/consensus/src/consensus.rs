@@ -244,6 +244,7 @@ impl Consensus {
         }
         let result = match message.msg_type {
             MessageType::MsgPropose => self.step_proposal(message),
+            MessageType::MsgReadIndex => self.step_read(message),
             _ => self.raw.step(message),
         };
         self.after_input();
@@ -375,10 +376,42 @@ impl Consensus {
         if self.must_hold_reads() {
             self.hold_read(message);
         } else {
-            let _ = self.raw.raft.step(message);
+            let _ = self.step_read(message);
             self.after_input();
         }
         true
+    }
+
+    /// Steps a request for a read point. A follower that makes a quorum together with this leader
+    /// confirms it by asking, and needs no round of heartbeats.
+    ///
+    /// That is so because a leader of a later term needs the vote of one of the two. The follower
+    /// was not in a later term when it asked, or this member could not have been its leader; and
+    /// this member is not in one now. So when the follower asked, nobody could have committed
+    /// what this leader does not know.
+    fn step_read(&mut self, message: eraftpb::Message) -> raft::Result<()> {
+        if !(self.is_leader() && self.is_quorum_with(message.from)) {
+            return self.raw.raft.step(message);
+        }
+        let raft = &mut self.raw.raft;
+        let answer = eraftpb::Message {
+            msg_type: MessageType::MsgReadIndexResp,
+            from: raft.id,
+            to: message.from,
+            term: raft.term,
+            index: raft.raft_log.committed,
+            entries: message.entries,
+            ..Default::default()
+        };
+        raft.msgs.push(answer);
+        Ok(())
+    }
+
+    /// Whether this voter and that other one are a majority.
+    fn is_quorum_with(&self, other: u64) -> bool {
+        let voters = &self.conf_state().voters;
+        let own = self.raw.raft.id;
+        (2..=3).contains(&voters.len()) && other != own && voters.contains(&own) && voters.contains(&other)
     }
 
     /// A leader without a commit in its term does not know yet what is committed.
@@ -618,6 +651,12 @@ impl Consensus {
         }
     }
 
+    /// Whether this member leads and waits for a peer to receive a snapshot.
+    pub fn sends_snapshot(&self) -> bool {
+        let waits = |state| state == raft::ProgressState::Snapshot;
+        self.is_leader() && self.raw.raft.prs().iter().any(|(_, peer)| waits(peer.state))
+    }
+
     /// Whether the log, or a snapshot in its place, is not persisted to its end: no time for an
     /// election.
     fn is_unsettled(&self) -> bool {
@@ -647,7 +686,7 @@ impl Consensus {
             let held = std::mem::take(&mut self.held_reads);
             if self.is_leader() {
                 for message in held {
-                    let _ = self.raw.raft.step(message);
+                    let _ = self.step_read(message);
                 }
             }
         }

@@ -5,7 +5,7 @@ mod support;
 use bytes::Bytes;
 use consensus::{Config, Consensus, Error, LogState, ProposeError, Ready, Role, bootstrap};
 use proto::raftpb::ConfChangeType::*;
-use proto::raftpb::MessageType;
+use proto::raftpb::{self, MessageType};
 use support::{Cluster, Node, add, at, change, conf, empty_node};
 use types::raft::{Entry, EntryKind, HardState};
 
@@ -348,6 +348,45 @@ fn reads_are_confirmed_by_a_quorum_and_forwarded_by_followers() {
     cluster.node(leader).raft.read_index(3);
     cluster.settle();
     assert_eq!(cluster.node(leader).reads.len(), 1, "without a quorum there is no answer");
+}
+
+#[test]
+fn a_follower_that_asks_is_the_quorum_of_three() {
+    let answers_without = |members: &[u64]| {
+        let mut cluster = Cluster::new(members, 17);
+        let leader = cluster.elect();
+        cluster.propose(leader, "a");
+        let follower = *members.iter().find(|id| **id != leader).unwrap();
+        cluster.cut_off.extend(members.iter().filter(|id| ![leader, follower].contains(id)));
+        cluster.keep = Some(|message| message.r#type() == MessageType::MsgHeartbeat);
+        cluster.node(follower).raft.read_index(7);
+        cluster.settle();
+        cluster.node(follower).reads.len()
+    };
+    assert_eq!(answers_without(&[1, 2]), 1);
+    assert_eq!(answers_without(&[1, 2, 3]), 1);
+    assert_eq!(answers_without(&[1, 2, 3, 4]), 0, "two of four are no quorum");
+}
+
+#[test]
+fn a_learner_that_asks_is_no_quorum() {
+    let mut cluster = Cluster::new(&[1, 2], 17);
+    let leader = cluster.elect();
+    cluster.propose(leader, "a");
+    let learner = 9;
+    let context = raftpb::Entry { data: Some(7u64.to_be_bytes().to_vec().into()), ..Default::default() };
+    let mut ask = raftpb::Message {
+        from: Some(learner),
+        to: Some(leader),
+        entries: vec![context],
+        ..Default::default()
+    };
+    ask.set_type(MessageType::MsgReadIndex);
+    cluster.keep = Some(|message| message.r#type() == MessageType::MsgHeartbeat);
+    cluster.node(leader).raft.step(ask).unwrap();
+    cluster.settle();
+    assert!(cluster.trace.iter().all(|line| !line.contains("ReadIndexResp")), "{:?}", cluster.trace);
+    assert!(!cluster.kept.is_empty(), "the leader asks its voters");
 }
 
 #[test]

@@ -295,7 +295,7 @@ impl Member {
     }
 
     fn trim(&mut self) {
-        if let Some(index) = self.window.cut(self.applied) {
+        if let Some(index) = self.window.cut(self.applied, || self.consensus.sends_snapshot()) {
             self.consensus.compact(index);
         }
     }

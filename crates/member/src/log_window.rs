@@ -4,10 +4,16 @@
 //! kept is bounded by entries, as upstream's is, and by bytes, as upstream's is not: 5,000 entries
 //! of the largest size would take 7 GiB. After a restart the log comes from the disk, so a cut
 //! here needs no snapshot there.
+//!
+//! While a follower receives a snapshot, more is kept: it must find the entries behind that snapshot
+//! when it has it, or it would need the next one.
 
 use std::collections::VecDeque;
 
 use types::Entry;
+
+/// How much larger the window may grow while a snapshot is under way.
+const HELD_FACTOR: u64 = 4;
 
 /// Policy of cutting the log in memory.
 #[derive(Clone, Debug)]
@@ -51,15 +57,20 @@ impl LogWindow {
         self.bytes = 0;
     }
 
-    /// The index up to which the log may be forgotten now, if that is worth doing.
-    pub fn cut(&mut self, applied: u64) -> Option<u64> {
-        let last_gone = applied.saturating_sub(self.catch_up_entries);
+    /// The index up to which the log may be forgotten now, if that is worth doing. `is_held` is asked
+    /// whether a follower receives a snapshot.
+    pub fn cut(&mut self, applied: u64, is_held: impl FnOnce() -> bool) -> Option<u64> {
+        let mut last_gone = applied.saturating_sub(self.catch_up_entries);
+        let mut max_bytes = self.max_bytes;
         let worth_it = last_gone + 1 >= self.first + self.step_entries;
-        if !worth_it && self.bytes <= self.max_bytes {
+        if !worth_it && self.bytes <= max_bytes {
             return None;
         }
+        if is_held() {
+            (last_gone, max_bytes) = (0, max_bytes * HELD_FACTOR);
+        }
         let before = self.first;
-        while self.first <= last_gone || (self.bytes > self.max_bytes && self.first <= applied) {
+        while self.first <= last_gone || (self.bytes > max_bytes && self.first <= applied) {
             let Some(size) = self.sizes.pop_front() else { break };
             self.bytes -= u64::from(size);
             self.first += 1;
@@ -80,17 +91,27 @@ mod tests {
     fn cuts_behind_the_window() {
         let mut window = LogWindow::new(10, 5, 1 << 20);
         window.appended(&entries(1..=100, 8));
-        assert_eq!(window.cut(13), None, "three entries are not worth a cut");
-        assert_eq!(window.cut(50), Some(40));
-        assert_eq!(window.cut(50), None);
+        assert_eq!(window.cut(13, || false), None, "three entries are not worth a cut");
+        assert_eq!(window.cut(50, || false), Some(40));
+        assert_eq!(window.cut(50, || false), None);
+    }
+
+    #[test]
+    fn a_snapshot_under_way_keeps_what_comes_behind_it() {
+        let mut window = LogWindow::new(10, 5, 400);
+        window.appended(&entries(1..=100, 8));
+        assert_eq!(window.cut(90, || true), None);
+        window.appended(&entries(101..=300, 8));
+        assert_eq!(window.cut(300, || true), Some(100), "up to four times the bytes");
+        assert_eq!(window.cut(300, || false), Some(290));
     }
 
     #[test]
     fn large_entries_are_cut_earlier_but_never_before_they_are_applied() {
         let mut window = LogWindow::new(1000, 5, 100);
         window.appended(&entries(1..=10, 50));
-        assert_eq!(window.cut(4), Some(4));
-        assert_eq!(window.cut(10), Some(8));
+        assert_eq!(window.cut(4, || false), Some(4));
+        assert_eq!(window.cut(10, || false), Some(8));
     }
 
     #[test]

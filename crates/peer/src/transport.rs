@@ -29,6 +29,8 @@ use crate::url::{BadUrl, PeerUrl};
 
 /// Unknown members that are answered at a time; more come with somebody who makes ids up.
 const MAX_REMOTES: usize = 64;
+/// Added to the niceness of threads that read or write a snapshot.
+const SNAPSHOT_NICENESS: i32 = 6;
 /// How long stopping waits for threads that write a snapshot.
 const STOP_WAIT: Duration = Duration::from_secs(1);
 
@@ -66,7 +68,14 @@ impl Transport {
     pub fn start(config: Config, listeners: Vec<Listener>) -> io::Result<Self> {
         let metrics = Arc::new(Metrics::new(config.identity.id));
         let shared = Arc::new(Shared::new(config, metrics));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            // Only threads that read and write snapshots: they must not cost those who wait for puts.
+            // Where this is refused they compete like everybody else.
+            .on_thread_start(|| {
+                let _ = rustix::process::nice(SNAPSHOT_NICENESS);
+            })
+            .build()?;
         let inner = Arc::new(Inner {
             shared,
             runtime: runtime.handle().clone(),

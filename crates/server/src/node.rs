@@ -22,7 +22,7 @@ use crate::lanes::{self, Lanes, Unanswered};
 use crate::mailbox::Sender;
 use crate::metrics::Metrics;
 use crate::progress::Progress;
-use crate::reads::Reads;
+use crate::reads::{self, Reads, Unconfirmed};
 
 /// Committed entries that may wait for being applied before writes are refused.
 const MAX_COMMIT_APPLY_GAP: u64 = 5000;
@@ -107,6 +107,15 @@ pub enum Error {
     /// Disk trouble while waiting for the physical part.
     #[error("{0}")]
     Backend(String),
+}
+
+impl From<Unconfirmed> for Error {
+    fn from(reason: Unconfirmed) -> Self {
+        match reason {
+            Unconfirmed::Timeout => Self::Timeout,
+            Unconfirmed::Stopped => Self::Stopped,
+        }
+    }
 }
 
 impl From<Unanswered> for Error {
@@ -206,16 +215,22 @@ impl Node {
         if self.inner.progress.reads_locally() {
             return Ok(());
         }
+        let node = self.clone();
+        Ok(reads::share_turn(move || async move { node.read_point().await }).await?)
+    }
+
+    /// Takes part in a round of read points.
+    async fn read_point(&self) -> Result<(), Unconfirmed> {
         let (answered, begun) = self.inner.reads.join();
         if let Some(round) = begun {
-            self.inner.to_raft.send(Input::ReadIndex(round)).map_err(|_| Error::Stopped)?;
+            self.inner.to_raft.send(Input::ReadIndex(round)).map_err(|_| Unconfirmed::Stopped)?;
         }
         match tokio::time::timeout(self.inner.request_timeout, answered).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(Error::Stopped),
+            Ok(Err(_)) => Err(Unconfirmed::Stopped),
             Err(_) => {
                 self.inner.metrics.read_index_failed();
-                Err(Error::Timeout)
+                Err(Unconfirmed::Timeout)
             }
         }
     }

@@ -5,10 +5,14 @@
 //! which begins when this one is answered. A round without an answer (no leader, a lost message)
 //! is asked for again by the raft thread.
 //!
+//! The reads of one turn of a worker join as one ([`share_turn`]): waking a thread costs a system
+//! call, so each thread is woken once per round, not once per read.
+//!
 //! ```text
 //!  worker ── join ──▶ joining ── round begins ──▶ round ── ReadReady ──▶ confirmed ── applied ──▶ done
 //! ```
 
+use std::cell::RefCell;
 use std::sync::atomic::Ordering::{Acquire, SeqCst};
 use std::sync::atomic::{AtomicBool, fence};
 
@@ -20,6 +24,52 @@ use types::MemberId;
 use crate::progress::Progress;
 
 type Waiters = Vec<oneshot::Sender<()>>;
+
+/// Why a read has no read point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unconfirmed {
+    /// Nobody leads, or the leader did not answer in time.
+    Timeout,
+    /// The member stops.
+    Stopped,
+}
+
+/// Reads that wait for the same outcome on one thread.
+type Turn = Vec<oneshot::Sender<Result<(), Unconfirmed>>>;
+
+thread_local! {
+    /// The reads that this thread began and has not asked for yet.
+    static TURN: RefCell<Turn> = const { RefCell::new(Vec::new()) };
+}
+
+/// Waits for a read point together with all reads that begin in the same turn of this thread's
+/// runtime. The first one's `ask` is called for all, after the last one has begun.
+///
+/// # Panics
+/// Outside of a `LocalSet`.
+pub async fn share_turn<A>(ask: impl FnOnce() -> A + 'static) -> Result<(), Unconfirmed>
+where
+    A: Future<Output = Result<(), Unconfirmed>>,
+{
+    let (sender, receiver) = oneshot::channel();
+    let is_first = TURN.with_borrow_mut(|turn| {
+        turn.push(sender);
+        turn.len() == 1
+    });
+    if is_first {
+        tokio::task::spawn_local(async move {
+            // Behind everything that is ready now, and what it brings up.
+            tokio::task::yield_now().await;
+            let turn = TURN.take();
+            let outcome = ask().await;
+            for waiter in turn {
+                // Who gave up has left.
+                let _ = waiter.send(outcome);
+            }
+        });
+    }
+    receiver.await.unwrap_or(Err(Unconfirmed::Stopped))
+}
 
 /// All reads that wait for their read point. See the module documentation.
 pub struct Reads {
@@ -121,6 +171,8 @@ impl Reads {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
     use std::sync::atomic::Ordering::Release;
 
     use super::*;
@@ -146,6 +198,29 @@ mod tests {
         progress.applied.store(10, Release);
         reads.applied(10);
         assert_eq!(second.try_recv(), Ok(()));
+    }
+
+    #[test]
+    fn reads_of_a_turn_ask_once_and_later_ones_again() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let asked = Rc::new(Cell::new(0));
+            let began = Rc::new(Cell::new(0));
+            let read = || {
+                let (asked, began_so_far) = (asked.clone(), began.clone());
+                began.set(began.get() + 1);
+                share_turn(move || async move {
+                    asked.set(asked.get() + 1);
+                    assert_eq!(began_so_far.get() % 3, 0, "asked before the last one began");
+                    Err(Unconfirmed::Timeout)
+                })
+            };
+            for round in 1..=2 {
+                let outcomes = futures_util::future::join3(read(), read(), read()).await;
+                assert_eq!(outcomes, (Err(Unconfirmed::Timeout), outcomes.0, outcomes.0));
+                assert_eq!(asked.get(), round);
+            }
+        });
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! both. The figures are medians over the rounds. Placements: `one` pins the server to core 0 and
 //! the load to core 1, `both` lets the server use both and keeps the load on core 1.
 
+mod cluster;
 mod large;
 mod small;
 pub mod table;
@@ -63,8 +64,18 @@ pub enum Scenario {
     Kube,
     /// Watch fan-out at a fixed event rate.
     Watch,
+    /// Three members, puts of 1,000 clients through all of them.
+    ClusterPut,
+    /// Three members, linearizable reads of 64 clients on a follower.
+    ClusterGet,
     /// Many keys: start-up time, memory, and put latency while something heavy runs.
     Large,
+}
+
+impl Scenario {
+    fn is_of_cluster(self) -> bool {
+        matches!(self, Self::ClusterPut | Self::ClusterGet)
+    }
 }
 
 /// What to compare and how.
@@ -181,6 +192,7 @@ impl Bench<'_> {
             for which in 0..2 {
                 let figures = match &filled {
                     Some(filled) => large::round(self, which, &filled[which].dir),
+                    None if scenario.is_of_cluster() => cluster::round(self, which, scenario),
                     None => small::round(self, which, scenario),
                 }
                 .with_context(|| format!("{}, scenario {name}, round {round}", self.plan.labels[which]))?;
@@ -212,18 +224,25 @@ impl Bench<'_> {
         }
     }
 
-    /// Starts a server and waits for its first linearizable read; says how long that took.
-    fn start(&self, which: usize, data_dir: &Path) -> anyhow::Result<(Server, Duration)> {
+    /// A cluster of one.
+    fn server_plan(&self, which: usize, data_dir: &Path) -> ServerPlan {
         let (program, extra_args) = &self.plan.programs[which];
-        let mut server = Server::start(&ServerPlan {
+        ServerPlan {
             program: program.clone(),
+            name: "bench".into(),
+            initial_cluster: String::new(),
             extra_args: extra_args.clone(),
             data_dir: data_dir.to_owned(),
             log_file: self.plan.dir.join(format!("{}.log", ["a", "b"][which])),
             client_port: self.plan.base_port,
             peer_port: self.plan.base_port + 1,
             cores: self.placement.server_cores(),
-        })?;
+        }
+    }
+
+    /// Starts a server and waits for its first linearizable read; says how long that took.
+    fn start(&self, which: usize, data_dir: &Path) -> anyhow::Result<(Server, Duration)> {
+        let mut server = Server::start(&self.server_plan(which, data_dir))?;
         let (authority, started) = (server.authority.clone(), server.started);
         let took = wait_serving(&authority, started, Duration::from_secs(120), || server.check_alive())?;
         Ok((server, took))

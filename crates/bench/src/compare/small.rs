@@ -23,7 +23,7 @@ pub(super) fn round(bench: &Bench<'_>, which: usize, scenario: Scenario) -> anyh
     let (mut server, _) = bench.start(which, &dir)?;
     let mut plan = plan_of(scenario, bench.plan.window);
     plan.endpoints = vec![format!("http://{}", server.authority)];
-    plan.pid = Some(server.pid());
+    plan.pids = vec![server.pid()];
     let figures = match scenario {
         Scenario::Watch => watch(&plan)?,
         _ => figures_of(scenario, &checked(load::run(&plan)?)?)?,
@@ -34,12 +34,12 @@ pub(super) fn round(bench: &Bench<'_>, which: usize, scenario: Scenario) -> anyh
     Ok(figures)
 }
 
-fn plan_of(scenario: Scenario, window: Duration) -> LoadPlan {
+pub(super) fn plan_of(scenario: Scenario, window: Duration) -> LoadPlan {
     let mut plan = LoadPlan { duration: window, ..Default::default() };
     let (workload, connections, clients) = match scenario {
-        Scenario::Put | Scenario::Large => (Workload::Put, 100, 1000),
+        Scenario::Put | Scenario::ClusterPut | Scenario::Large => (Workload::Put, 100, 1000),
         Scenario::Latency => (Workload::Put, 1, 1),
-        Scenario::Get => (Workload::Get, 16, 64),
+        Scenario::Get | Scenario::ClusterGet => (Workload::Get, 16, 64),
         Scenario::Serializable => (Workload::Serializable, 16, 64),
         Scenario::Txn => (Workload::Txn, 100, 1000),
         Scenario::Kube => (Workload::Kube, 100, 1000),
@@ -72,7 +72,7 @@ pub(super) fn checked(report: Report) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-fn figures_of(scenario: Scenario, report: &Report) -> anyhow::Result<Figures> {
+pub(super) fn figures_of(scenario: Scenario, report: &Report) -> anyhow::Result<Figures> {
     let used = report.server.as_ref().context("server use was not measured")?;
     let class = |name| report.class(name).with_context(|| format!("no {name} was measured"));
     Ok(match scenario {
@@ -85,6 +85,18 @@ fn figures_of(scenario: Scenario, report: &Report) -> anyhow::Result<Figures> {
                 ("put.cores", used.cores),
             ]
         }
+        Scenario::ClusterPut => {
+            let put = class("put")?;
+            vec![
+                ("cluster.put_per_second", put.per_second),
+                ("cluster.put_p99_us", put.p99_us),
+                ("cluster.put_cpu_us", used.cpu_us_per_op),
+            ]
+        }
+        Scenario::ClusterGet => vec![
+            ("cluster.get_per_second", class("get")?.per_second),
+            ("cluster.get_p99_us", class("get")?.p99_us),
+        ],
         Scenario::Latency => {
             let put = class("put")?;
             vec![("latency.p50_us", put.p50_us), ("latency.p99_us", put.p99_us)]

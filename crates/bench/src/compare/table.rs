@@ -63,6 +63,8 @@ fn rows(sync_us: f64) -> Vec<Row> {
     let updates = [AtLeast(5.0), AtLeast(10.0)];
     let informs = [None, None];
     let half = [AtMost(0.5), AtMost(0.25)];
+    let four = [AtLeast(4.0), AtLeast(7.0)];
+    let quarter = [AtMost(0.25), AtMost(0.25)];
     let latency = [AtMost(0.75), Absolute(sync_us + 100.0)];
     vec![
         row(
@@ -95,6 +97,17 @@ fn rows(sync_us: f64) -> Vec<Row> {
             [AtMost(1.0), Absolute(1000.0)],
         ),
         row("watch, events delivered", "watch.events_per_second", "/s", informs, informs),
+        row("three members: put, 1,000 clients", "cluster.put_per_second", "/s", four, four),
+        row("three members: put, 1,000 clients, p99", "cluster.put_p99_us", "µs", informs, informs),
+        row("three members: CPU per put of all", "cluster.put_cpu_us", "µs", quarter, quarter),
+        row(
+            "three members: linearizable get on a follower",
+            "cluster.get_per_second",
+            "/s",
+            reads.0,
+            reads.0,
+        ),
+        row("three members: the same, p99", "cluster.get_p99_us", "µs", informs, informs),
         row("many keys: resident after filling", "large.rss_after_fill_mib", "MiB", half, half),
         row("many keys: resident after a start", "large.rss_after_start_mib", "MiB", half, half),
         row("many keys: of that anonymous", "large.anon_after_start_mib", "MiB", informs, informs),

@@ -52,8 +52,8 @@ pub struct LoadPlan {
     pub watchers: usize,
     /// Streams the watchers are spread over.
     pub watch_streams: usize,
-    /// Server process to measure.
-    pub pid: Option<u32>,
+    /// Server processes to measure, as one.
+    pub pids: Vec<u32>,
 }
 
 impl Default for LoadPlan {
@@ -77,7 +77,7 @@ impl Default for LoadPlan {
             range_limit: 500,
             watchers: 1000,
             watch_streams: 50,
-            pid: None,
+            pids: Vec::new(),
         }
     }
 }
@@ -131,7 +131,7 @@ pub fn run(plan: &LoadPlan) -> anyhow::Result<Report> {
         .collect();
     meeting.barrier.wait();
     let window = agree(&meeting, plan);
-    let used = plan.pid.map(|pid| measure_server(pid, window)).transpose();
+    let used = (!plan.pids.is_empty()).then(|| measure_servers(&plan.pids, window)).transpose();
     let mut samples = Samples::default();
     let mut not_started = 0;
     for worker in workers {
@@ -150,12 +150,14 @@ fn agree(meeting: &Meeting, plan: &LoadPlan) -> Window {
     })
 }
 
-fn measure_server(pid: u32, window: Window) -> anyhow::Result<(Duration, process::Memory)> {
+fn measure_servers(pids: &[u32], window: Window) -> anyhow::Result<(Duration, process::Memory)> {
+    let cpu_time = || pids.iter().map(|pid| process::cpu_time(*pid)).sum::<anyhow::Result<Duration>>();
     std::thread::sleep(window.start.saturating_duration_since(Instant::now()));
-    let before = process::cpu_time(pid)?;
+    let before = cpu_time()?;
     std::thread::sleep(window.end.saturating_duration_since(Instant::now()));
-    let after = process::cpu_time(pid)?;
-    Ok((after.saturating_sub(before), process::memory(pid)?))
+    let after = cpu_time()?;
+    let memory = pids.iter().map(|pid| process::memory(*pid)).sum::<anyhow::Result<process::Memory>>()?;
+    Ok((after.saturating_sub(before), memory))
 }
 
 struct Outcome {

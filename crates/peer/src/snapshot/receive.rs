@@ -24,6 +24,9 @@ use crate::reply::{Reply, empty, text};
 
 /// Longest message in front of the database: configuration and v2 store, not the data.
 const MAX_MESSAGE_BYTES: u64 = 64 << 20;
+/// Bytes of a database that are written between two syncs. One sync at the end would keep the disk,
+/// and with it everybody's log, busy for as long as the whole database takes.
+const SYNC_BYTES: u64 = 4 << 20;
 /// Times that a snapshot is offered to a raft thread whose queue is full.
 const OFFERS: u32 = 50;
 /// Time between two offers.
@@ -277,12 +280,16 @@ impl Target {
         let path = &self.temporary;
         let file: Arc<dyn File> =
             self.disk.open(path, OpenMode::CreateNew(0o600)).map_err(at("create", path))?;
-        let mut len = 0;
+        let (mut len, mut synced) = (0, 0);
         loop {
             match pieces.blocking_recv() {
                 Some(Piece::Data(bytes)) => {
                     file.write_at(&bytes, len).map_err(at("write", path))?;
                     len += bytes.len() as u64;
+                    if len - synced >= SYNC_BYTES {
+                        file.sync_data().map_err(at("sync", path))?;
+                        synced = len;
+                    }
                 }
                 Some(Piece::End) => break,
                 None => return Err(SaveError::Silent),
