@@ -21,6 +21,11 @@ use interop::proxy::{Link, Net};
 use interop::scripts::{get, put};
 use proto::etcdserverpb::{PutResponse, RangeResponse};
 
+/// Arguments of members whose log in memory is short: who was away for long needs a snapshot.
+const SHORT_LOG: [&str; 4] = ["--snapshot-count", "100", "--experimental-snapshot-catchup-entries", "20"];
+/// Writes that are more than such a log.
+const WRITES_BEHIND: u64 = 250;
+
 /// A cluster behind proxies, with traffic on it.
 struct Stage {
     cluster: Cluster,
@@ -79,6 +84,14 @@ impl Stage {
             .try_for_each(|number| self.load.more_by(&self.cluster.members[*number].authority(), 20))
     }
 
+    /// Waits until a member has had so many snapshots from a leader.
+    fn got_snapshots(&self, number: usize, times: usize) -> anyhow::Result<()> {
+        eventually("it got a snapshot", || {
+            let log = std::fs::read_to_string(self.cluster.members[number].log_file())?;
+            Ok(log.matches("applied snapshot").count() >= times)
+        })
+    }
+
     /// [`Stage::leader_of`] from inside a runtime.
     fn leader_of_two(&self, members: &[usize]) -> anyhow::Result<usize> {
         std::thread::scope(|scope| {
@@ -114,16 +127,16 @@ impl Stage {
 
 #[test]
 fn kills() -> anyhow::Result<()> {
-    // A small snapshot count, so that some come back to a snapshot.
-    let mut stage = Stage::set(3, &["--snapshot-count", "1000"])?;
+    let mut stage = Stage::set(3, &SHORT_LOG)?;
     let leader = stage.leader()?;
     let follower = (leader + 1) % 3;
     for victim in [leader, follower] {
         stage.member(victim).kill()?;
         stage.leader_of(&stage.others(victim))?;
-        stage.works(&stage.others(victim))?;
+        stage.load.more(WRITES_BEHIND)?;
         stage.member(victim).run()?;
         stage.works(&[victim])?;
+        stage.got_snapshots(victim, 1)?;
     }
     // Two of three: nothing goes until one is back.
     let leader = stage.leader()?;
@@ -219,7 +232,7 @@ fn a_leader_that_stood_still_serves_nothing_old() -> anyhow::Result<()> {
 
 #[test]
 fn partitions() -> anyhow::Result<()> {
-    let stage = Stage::set(3, &[])?;
+    let stage = Stage::set(3, &SHORT_LOG)?;
     let heal = |stage: &Stage| {
         stage.net.heal();
         stage.works(&[0, 1, 2])
@@ -244,8 +257,11 @@ fn partitions() -> anyhow::Result<()> {
     stage.net.split(&[follower], &stage.others(follower));
     stage.works(&stage.others(follower))?;
     eventually("the follower has no leader", || Ok(status(&stage.cluster.members[follower])?.leader == 0))?;
-    stage.works(&stage.others(follower))?;
+    // What is under way to it gets lost, and the log is cut: it needs a snapshot.
+    stage.load.more(WRITES_BEHIND)?;
+    stage.others(follower).into_iter().for_each(|other| stage.net.cut(other, follower));
     heal(&stage)?;
+    stage.got_snapshots(follower, 1)?;
     ensure!(
         status(&stage.cluster.members[stage.leader()?])?.raft_term == term,
         "a follower that came back forced an election"
@@ -291,7 +307,7 @@ fn one_way_partitions() -> anyhow::Result<()> {
 
 #[test]
 fn slow_and_shaky_links() -> anyhow::Result<()> {
-    let stage = Stage::set(3, &["--snapshot-count", "200", "--experimental-snapshot-catchup-entries", "50"])?;
+    let stage = Stage::set(3, &[])?;
     let term =
         |stage: &Stage| Ok::<_, anyhow::Error>(status(&stage.cluster.members[stage.leader()?])?.raft_term);
     let before = term(&stage)?;
@@ -302,7 +318,7 @@ fn slow_and_shaky_links() -> anyhow::Result<()> {
     stage.works(&[0, 1, 2])?;
     ensure!(term(&stage)? == before, "delays far below the election timeout caused an election");
     stage.net.heal();
-    // One follower behind a thin line: it falls behind, needs a snapshot, and holds nobody up.
+    // One follower behind a thin line: it falls behind, and holds nobody up.
     let leader = stage.leader()?;
     let follower = (leader + 1) % 3;
     let thin = Link { bytes_per_second: 20_000, ..Link::GOOD };
@@ -315,7 +331,7 @@ fn slow_and_shaky_links() -> anyhow::Result<()> {
 
 #[test]
 fn flapping_links() -> anyhow::Result<()> {
-    let stage = Stage::set(3, &["--snapshot-count", "300", "--experimental-snapshot-catchup-entries", "50"])?;
+    let stage = Stage::set(3, &SHORT_LOG)?;
     let mut draw = Draw::new(number("RETCD_FAULT_SEED", 1)?);
     for flap in 0..number("RETCD_FLAPS", 30)? {
         let from = draw.below(3) as usize;
