@@ -1,12 +1,14 @@
 //! A cluster of several processes, of our programs and the real ones in any mixture.
 //!
-//! Every wait is for a state, with [`PATIENCE`] as its bound.
+//! Every wait is for a state, with [`PATIENCE`] as its bound. `RETCD_KEEP` set to anything keeps
+//! directories and logs.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use bench::wire::{Channel, Method};
+use prost::Message;
 use proto::etcdserverpb::{HashKvRequest, HashKvResponse, StatusRequest, StatusResponse};
 use tempfile::TempDir;
 
@@ -14,6 +16,7 @@ use crate::block_on;
 use crate::ctl::Ctl;
 use crate::member::Member;
 use crate::programs::{Program, real};
+use crate::proxy::Net;
 
 /// How long a state may take to come.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -31,12 +34,30 @@ pub struct Cluster {
 impl Cluster {
     /// Starts one member per program, each with `args`, and waits until all serve.
     pub fn start(programs: &[&Program], args: &[&str]) -> anyhow::Result<Self> {
-        let dir = tempfile::Builder::new().prefix("retcd-cluster-").tempdir()?;
+        Self::start_with(programs, args, |_, _| Ok(()))
+    }
+
+    /// The same with the members behind proxies.
+    pub fn start_behind(net: &Net, programs: &[&Program], args: &[&str]) -> anyhow::Result<Self> {
+        Self::start_with(programs, args, |number, member| member.go_behind(net, number))
+    }
+
+    /// The same, with `prepare` called on each member before its first start.
+    pub fn start_with(
+        programs: &[&Program],
+        args: &[&str],
+        prepare: impl Fn(usize, &mut Member) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
+        let mut dir = tempfile::Builder::new().prefix("retcd-cluster-").tempdir()?;
+        dir.disable_cleanup(std::env::var_os("RETCD_KEEP").is_some());
         let place = |number: usize| dir.path().join(format!("n{number}"));
         let prepared = programs.iter().enumerate();
         let mut members = prepared
             .map(|(number, program)| Member::prepare(program, args, &place(number)))
             .collect::<anyhow::Result<Vec<_>>>()?;
+        for (number, member) in members.iter_mut().enumerate() {
+            prepare(number, member)?;
+        }
         let entries: Vec<String> =
             members.iter().enumerate().map(|(number, member)| entry(number, member)).collect();
         let initial = entries.join(",");
@@ -152,21 +173,23 @@ pub fn eventually(what: &str, mut done: impl FnMut() -> anyhow::Result<bool>) ->
 
 /// What a member says of itself.
 pub fn status(member: &Member) -> anyhow::Result<StatusResponse> {
-    let authority = member.authority();
-    block_on(async {
-        let channel = Channel::connect(&authority).await?;
-        let method = Method::new(&authority, "/etcdserverpb.Maintenance/Status")?;
-        Ok(channel.call(&method, &StatusRequest::default()).await?)
-    })
+    ask(member, "/etcdserverpb.Maintenance/Status", &StatusRequest::default())
 }
 
 /// Revision and hash of the whole history.
 pub fn hash(member: &Member) -> anyhow::Result<(i64, u32, i64)> {
+    let answer: HashKvResponse = ask(member, "/etcdserverpb.Maintenance/HashKV", &HashKvRequest::default())?;
+    Ok((answer.header.map_or(0, |header| header.revision), answer.hash, answer.compact_revision))
+}
+
+/// One call to a member, which has [`PATIENCE`] to answer: it may be stopped.
+pub fn ask<R: Message + Default>(member: &Member, path: &str, request: &impl Message) -> anyhow::Result<R> {
     let authority = member.authority();
     block_on(async {
-        let channel = Channel::connect(&authority).await?;
-        let method = Method::new(&authority, "/etcdserverpb.Maintenance/HashKV")?;
-        let answer: HashKvResponse = channel.call(&method, &HashKvRequest::default()).await?;
-        Ok((answer.header.map_or(0, |header| header.revision), answer.hash, answer.compact_revision))
+        let call = async {
+            let channel = Channel::connect(&authority).await?;
+            Ok(channel.call(&Method::new(&authority, path)?, request).await?)
+        };
+        tokio::time::timeout(PATIENCE, call).await.context("no answer")?
     })
 }

@@ -13,10 +13,11 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use tempfile::TempDir;
 
 use crate::programs::Program;
+use crate::proxy::{Net, NetHandle};
 
 /// How long a member may take until it serves.
 pub const START_PATIENCE: Duration = Duration::from_secs(60);
@@ -79,7 +80,15 @@ pub struct Member {
     _own_dir: Option<TempDir>,
     client_port: u16,
     peer_port: u16,
+    /// The proxy that peers reach it through, if there is one.
+    proxy: Option<Proxy>,
     child: Option<Child>,
+}
+
+struct Proxy {
+    port: u16,
+    net: NetHandle,
+    number: usize,
 }
 
 impl Member {
@@ -102,8 +111,22 @@ impl Member {
             _own_dir: None,
             client_port: free_port()?,
             peer_port: free_port()?,
+            proxy: None,
             child: None,
         })
+    }
+
+    /// Has peers reach the member through `net`, which knows it by this number. Before the first
+    /// start.
+    pub fn go_behind(&mut self, net: &Net, number: usize) -> anyhow::Result<()> {
+        let port = net.stand_before(number, self.peer_port)?;
+        self.proxy = Some(Proxy { port, net: net.handle(), number });
+        Ok(())
+    }
+
+    /// The port of the proxy, and the peer port behind it.
+    pub fn proxy_ports(&self) -> Option<(u16, u16)> {
+        self.proxy.as_ref().map(|proxy| (proxy.port, self.peer_port))
     }
 
     /// Changes the program for the next [`Member::run`].
@@ -120,12 +143,13 @@ impl Member {
     pub fn spawn(&mut self) -> anyhow::Result<()> {
         ensure!(self.child.is_none(), "the member runs already");
         let log = File::options().create(true).append(true).open(self.log_file())?;
-        let (client, peer) = (self.client_url(), format!("http://127.0.0.1:{}", self.peer_port));
+        let (client, peer) = (self.client_url(), format!("http://{}", self.peer_authority()));
+        let listen_peer = format!("http://127.0.0.1:{}", self.peer_port);
         let child = Command::new(&self.program.path)
             .args(["--name", "m1", "--log-level", "info", "--data-dir"])
             .arg(self.data_dir())
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--listen-peer-urls", &listen_peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &format!("m1={peer}")])
             .args(&self.program.args)
             .args(&self.extra_args)
@@ -137,6 +161,9 @@ impl Member {
             .stderr(log)
             .spawn()
             .with_context(|| format!("cannot start {}", self.program.path.display()))?;
+        if let Some(proxy) = &self.proxy {
+            proxy.net.runs_as(proxy.number, child.id());
+        }
         self.child = Some(child);
         Ok(())
     }
@@ -225,9 +252,34 @@ impl Member {
     }
 
     fn ask_to_stop(&self) -> anyhow::Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    /// SIGSTOP: the process stands still until [`Member::resume`].
+    pub fn pause(&self) -> anyhow::Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) -> anyhow::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    /// From now on no file of the process grows beyond this many bytes (writes fail with EFBIG), or
+    /// without a bound again.
+    pub fn limit_files(&self, bytes: Option<u64>) -> anyhow::Result<()> {
+        let limit = Rlimit { current: bytes, maximum: None };
+        prlimit(Some(self.process()?), Resource::Fsize, limit)?;
+        Ok(())
+    }
+
+    fn process(&self) -> anyhow::Result<Pid> {
         let Some(child) = &self.child else { bail!("the member does not run") };
-        let pid = Pid::from_raw(child.id() as i32).context("process id out of range")?;
-        Ok(kill_process(pid, Signal::TERM)?)
+        Pid::from_raw(child.id() as i32).context("process id out of range")
+    }
+
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        Ok(kill_process(self.process()?, signal)?)
     }
 
     /// The process id, while it runs.
@@ -247,7 +299,8 @@ impl Member {
 
     /// `host:port` for peers.
     pub fn peer_authority(&self) -> String {
-        format!("127.0.0.1:{}", self.peer_port)
+        let port = self.proxy.as_ref().map_or(self.peer_port, |proxy| proxy.port);
+        format!("127.0.0.1:{port}")
     }
 
     /// The data directory.

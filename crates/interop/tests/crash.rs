@@ -11,6 +11,7 @@ use anyhow::{Context, ensure};
 use bench::load::ops::Draw;
 use interop::block_on;
 use interop::member::Member;
+use interop::number;
 use interop::programs::subject;
 use interop::writers::{Ledger, read_all};
 
@@ -19,13 +20,6 @@ const WRITERS: usize = 16;
 const LONGEST_ROUND_WRITES: u64 = 400;
 /// Bound on a round, for a server that stops answering.
 const ROUND_PATIENCE: Duration = Duration::from_secs(30);
-
-fn number(variable: &str, default: u64) -> anyhow::Result<u64> {
-    match std::env::var(variable) {
-        Ok(text) => text.parse().with_context(|| format!("{variable} is not a number")),
-        Err(_) => Ok(default),
-    }
-}
 
 #[test]
 fn nothing_acknowledged_is_lost() -> anyhow::Result<()> {

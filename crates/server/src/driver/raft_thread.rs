@@ -81,9 +81,12 @@ impl RaftThread {
             let now = Instant::now();
             if now >= next_tick {
                 self.member.handle(member::Input::Tick)?;
-                // A stalled thread does not catch up on ticks: time that nobody saw is no reason
-                // for an election.
-                next_tick = now + self.heartbeat;
+                // Lateness does not add up: an election timeout of n ticks takes n ticks. But a stalled
+                // thread does not catch up on ticks: time that nobody saw is no reason for an election.
+                next_tick += self.heartbeat;
+                if next_tick <= now {
+                    next_tick = now + self.heartbeat;
+                }
                 if now >= next_read_retry {
                     next_read_retry = now + READ_INDEX_RETRY;
                     self.ask_for_reads()?;
