@@ -30,6 +30,9 @@ const NOT_NOW: [&str; 3] = [
     "etcdserver: can only promote a learner member which is in sync with leader",
 ];
 
+const MEMBER_LIST: &str = "/etcdserverpb.Cluster/MemberList";
+const LINEARIZABLE: MemberListRequest = MemberListRequest { linearizable: true };
+
 /// A cluster that changes.
 struct Scene {
     program: Program,
@@ -105,9 +108,15 @@ impl Scene {
         member.add_args(&["--name", &name, "--initial-cluster", &initial]);
         member.add_args(&["--initial-cluster-state", "existing"]);
         member.spawn()?;
-        if !is_learner {
-            member.wait_serving()?;
-        }
+        // A newcomer compares its list with the cluster's at its first start: until it has said its
+        // name, nothing else may change. (It says so in the log, and ends; a learner serves no reads that
+        // would show that it runs.)
+        let through = self.voters()[0];
+        eventually("the newcomer has started", || {
+            member.check_alive()?;
+            let list: MemberListResponse = ask(self.member(through), MEMBER_LIST, &LINEARIZABLE)?;
+            Ok(list.members.iter().any(|listed| listed.id == own && !listed.name.is_empty()))
+        })?;
         self.cluster.members.push(member);
         self.present.push((number, !is_learner));
         Ok(())
@@ -123,8 +132,7 @@ impl Scene {
     /// A learner may not serve its own status yet.
     fn learner_id(&self, number: usize) -> anyhow::Result<u64> {
         let voter = self.voters()[0];
-        let request = MemberListRequest { linearizable: true };
-        let list: MemberListResponse = ask(self.member(voter), "/etcdserverpb.Cluster/MemberList", &request)?;
+        let list: MemberListResponse = ask(self.member(voter), MEMBER_LIST, &LINEARIZABLE)?;
         let learner = list.members.iter().find(|member| member.is_learner);
         Ok(learner.with_context(|| format!("n{number} is not listed as a learner"))?.id)
     }

@@ -29,7 +29,7 @@ use crate::identity::{CLUSTER_ID, PEER_URLS, RAFT_TO, SERVER_FROM, SERVER_VERSIO
 use crate::net::{Accepted, Acceptor, Timed};
 use crate::outbox::StreamKind;
 use crate::reply::{Reply, empty, not_found, text, typed, wrong_method};
-use crate::transport::Inner;
+use crate::transport::{Inner, Told};
 use crate::{prober, snapshot};
 
 /// Connections at a time per listener: four or five per member are normal.
@@ -192,7 +192,7 @@ fn add_remote(inner: &Inner, from: MemberId, headers: &HeaderMap) {
         return;
     }
     let urls: Vec<_> = urls.split(',').collect();
-    if let Err(error) = inner.add_remote(from, &urls) {
+    if let Err(error) = inner.add_remote(from, &urls, Told::ByHimself) {
         inner.shared.log().warn(
             "ignored the URLs of an unknown peer",
             &[("remote-peer-id", from.into()), ("error", error.to_string().into())],

@@ -152,12 +152,13 @@ impl Transport {
     }
 
     /// Somebody who has to be answered though he is no member yet: the members that a joining one
-    /// was told about. Nothing happens if he is known.
+    /// was told about. Nothing happens if he is known as a member. What he said of himself counts for less than
+    /// what is said here: his URLs may have been changed since he started.
     ///
     /// # Errors
     /// A URL that no peer can have.
     pub fn add_remote<U: AsRef<str>>(&self, id: MemberId, urls: &[U]) -> Result<(), BadUrl> {
-        self.inner.add_remote(id, urls)
+        self.inner.add_remote(id, urls, Told::ByTheCluster)
     }
 
     /// A member has other URLs from now on. Connections that work are kept.
@@ -251,13 +252,25 @@ impl Transport {
     }
 }
 
+/// Who named the URLs of somebody who is no member here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    ByTheCluster,
+    ByHimself,
+}
+
 impl Inner {
     pub(crate) fn peer(&self, id: MemberId) -> Option<Arc<Peer>> {
         self.members.read().peers.get(&id).cloned()
     }
 
-    pub(crate) fn add_remote<U: AsRef<str>>(&self, id: MemberId, urls: &[U]) -> Result<(), BadUrl> {
-        if id == self.shared.id() || self.knows(id) {
+    pub(crate) fn add_remote<U: AsRef<str>>(
+        &self,
+        id: MemberId,
+        urls: &[U],
+        told: Told,
+    ) -> Result<(), BadUrl> {
+        if id == self.shared.id() || (told == Told::ByHimself && self.knows(id)) {
             return Ok(());
         }
         let parsed = PeerUrl::parse_all(urls)?;
@@ -265,17 +278,17 @@ impl Inner {
             return Ok(());
         }
         let remote = Arc::new(Remote::start(&self.shared, &self.runtime, id, parsed));
-        let not_needed = {
+        // Whoever is not needed (any more) is dropped behind the lock.
+        let (added, _not_needed) = {
             let mut members = self.members.write();
-            let known = members.peers.contains_key(&id) || members.remotes.contains_key(&id);
-            if members.stopped || known {
-                Some(remote)
+            let heard = told == Told::ByHimself && members.remotes.contains_key(&id);
+            if members.stopped || heard || members.peers.contains_key(&id) {
+                (false, Some(remote))
             } else {
-                members.remotes.insert(id, remote);
-                None
+                (true, members.remotes.insert(id, remote))
             }
         };
-        if not_needed.is_some() {
+        if !added {
             return Ok(());
         }
         let urls = ("remote-peer-urls", joined(urls));

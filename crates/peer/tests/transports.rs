@@ -149,6 +149,22 @@ fn without_streams_messages_are_posted() {
     assert_eq!(three.member.snapshots_sent.lock()[..], [false]);
 }
 
+/// A newcomer served its peers before it was told about them. One whose URLs had been changed since its
+/// start named the old ones, and these stayed: the leader never heard an answer.
+#[test]
+fn the_cluster_knows_the_urls_of_strangers_better() {
+    let (one, two) = (node(1, Setting::default()), node(2, Setting::default()));
+    let stale = "X-Server-From: 2\r\nX-PeerURLs: http://127.0.0.1:1\r\n";
+    let request = stream_request("/raft/stream/msgapp/2", "1").replace("X-Server-From: 2\r\n", stale);
+    assert!(talk(&one, request.as_bytes()).0.starts_with("HTTP/1.1 404 "));
+    assert!(one.member.logged("added new remote peer"));
+    one.transport.add_remote(two.id, &[&two.url]).unwrap();
+    // What he says later changes nothing.
+    assert!(talk(&one, request.as_bytes()).0.starts_with("HTTP/1.1 404 "));
+    one.transport.send(vec![message(MessageType::MsgAppResp, &one, &two, 9)]);
+    assert_eq!(two.member.next().commit(), 9);
+}
+
 #[test]
 fn a_removed_member_is_told_to_stop() {
     let (one, two) = (node(1, Setting::default()), node(2, Setting::default()));
