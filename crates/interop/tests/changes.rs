@@ -31,6 +31,7 @@ const NOT_NOW: [&str; 3] = [
 ];
 
 const MEMBER_LIST: &str = "/etcdserverpb.Cluster/MemberList";
+const AS_KNOWN_THERE: MemberListRequest = MemberListRequest { linearizable: false };
 const LINEARIZABLE: MemberListRequest = MemberListRequest { linearizable: true };
 
 /// A cluster that changes.
@@ -98,9 +99,16 @@ impl Scene {
         let peer_urls = vec![format!("http://{}", member.peer_authority())];
         let answer: MemberAddResponse =
             self.change("MemberAdd", &MemberAddRequest { peer_ur_ls: peer_urls, is_learner })?;
+        // A newcomer may ask any of them for the list, and ends if it is not on it.
+        let id = answer.member.as_ref().context("the new member")?.id;
+        for (other, _) in &self.present {
+            eventually("the newcomer is known to everybody", || {
+                let list: MemberListResponse = ask(self.member(*other), MEMBER_LIST, &AS_KNOWN_THERE)?;
+                Ok(list.members.iter().any(|listed| listed.id == id))
+            })?;
+        }
         // The others as the cluster has them now: their URLs may have changed.
-        let own = answer.member.context("the new member")?.id;
-        let others = answer.members.iter().filter(|member| member.id != own);
+        let others = answer.members.iter().filter(|member| member.id != id);
         let named =
             others.flat_map(|member| member.peer_ur_ls.iter().map(|url| format!("{}={url}", member.name)));
         let initial = named.chain([entry(number, &member)]).collect::<Vec<_>>().join(",");
@@ -115,7 +123,7 @@ impl Scene {
         eventually("the newcomer has started", || {
             member.check_alive()?;
             let list: MemberListResponse = ask(self.member(through), MEMBER_LIST, &LINEARIZABLE)?;
-            Ok(list.members.iter().any(|listed| listed.id == own && !listed.name.is_empty()))
+            Ok(list.members.iter().any(|listed| listed.id == id && !listed.name.is_empty()))
         })?;
         self.cluster.members.push(member);
         self.present.push((number, !is_learner));
