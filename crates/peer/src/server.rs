@@ -34,8 +34,6 @@ use crate::{prober, snapshot};
 
 /// Connections at a time per listener: four or five per member are normal.
 const MAX_CONNECTIONS: usize = 1024;
-/// Longest time for a handshake.
-const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Pauses after a failed accept, which usually means that file descriptors ran out.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -67,17 +65,7 @@ pub(crate) async fn serve(inner: Arc<Inner>, acceptor: Acceptor) {
 
 async fn serve_connection(inner: Arc<Inner>, accepted: Accepted) {
     let remote = accepted.remote.clone();
-    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long");
-    let io = match timeout(HANDSHAKE, accepted.secure()).await.map_err(late).flatten() {
-        Ok(io) => io,
-        Err(error) => {
-            inner.shared.log().warn(
-                "rejected connection on peer endpoint",
-                &[("remote-addr", remote.into()), ("error", error.to_string().into())],
-            );
-            return;
-        }
-    };
+    let Some(io) = accepted.secure().await else { return };
     let config = &inner.shared.config;
     let io = TokioIo::new(Timed::new(io, config.write_timeout));
     let service = service_fn(|request| {
