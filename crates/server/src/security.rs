@@ -231,6 +231,10 @@ fn with_generated(
     let hosts: Vec<&str> = urls.iter().flat_map(|urls| urls.iter()).map(Url::host).collect();
     let made = tls::self_signed(&dir, &hosts, config.self_signed_cert_validity_years)
         .map_err(|error| SecurityError::SelfSigned { side, error })?;
+    if made.moved_aside {
+        let text = "moved generated certificate aside: its key is of a kind that is not supported";
+        log::warn!(text, "path" => &made.cert_file);
+    }
     if made.is_new {
         let years = config.self_signed_cert_validity_years;
         log::warn!("automatically generate certificates", "validity-years" => years);

@@ -1,6 +1,7 @@
 //! Self-signed certificates: `--auto-tls` and `--peer-auto-tls`.
 //!
-//! As etcd's, except for the curve: P-256 here, P-521 there, since `ring` has no P-521.
+//! As etcd's, except for the curve: P-256 here, P-521 there, since `ring` has no P-521. A pair that
+//! etcd made is moved aside and replaced: nobody is meant to rely on it.
 
 use std::fs;
 use std::io::{self, Write};
@@ -13,6 +14,10 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose, SanType,
 };
+
+use rustls::crypto::ring;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
 
 use crate::text;
 
@@ -27,6 +32,8 @@ pub struct Generated {
     pub key_file: String,
     /// Whether it was made just now.
     pub is_new: bool,
+    /// Whether another one, whose key is of no use here, was moved aside for it.
+    pub moved_aside: bool,
 }
 
 /// Why there is no certificate.
@@ -64,7 +71,14 @@ pub fn self_signed(dir: &Path, hosts: &[&str], years: u64) -> Result<Generated, 
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed(dir))?;
     let dir = fs::canonicalize(dir).map_err(failed(dir))?;
     let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
-    let is_new = !(cert.exists() && key.exists());
+    let exists = cert.exists() && key.exists();
+    let moved_aside = exists && !is_usable(&key);
+    if moved_aside {
+        for path in [&cert, &key] {
+            fs::rename(path, path.with_extension("pem.unusable")).map_err(failed(path))?;
+        }
+    }
+    let is_new = !exists || moved_aside;
     if is_new {
         let (cert_text, key_text) = generate(hosts, years)?;
         // The key first: who finds both files finds a pair.
@@ -72,7 +86,15 @@ pub fn self_signed(dir: &Path, hosts: &[&str], years: u64) -> Result<Generated, 
         write(&cert, &cert_text, 0o644).map_err(failed(&cert))?;
     }
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
-    Ok(Generated { cert_file: text(cert), key_file: text(key), is_new })
+    Ok(Generated { cert_file: text(cert), key_file: text(key), is_new, moved_aside })
+}
+
+/// Anything but a good key of an unknown kind is left to who reads it.
+fn is_usable(key: &Path) -> bool {
+    match PrivateKeyDer::from_pem_file(key) {
+        Ok(key) => ring::default_provider().key_provider.load_private_key(key).is_ok(),
+        Err(_) => true,
+    }
 }
 
 fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
@@ -132,6 +154,13 @@ mod tests {
         let again = self_signed(&at, &["other:1"], 1).unwrap();
         assert!(!again.is_new);
         assert_eq!(CertificateDer::from_pem_file(&again.cert_file).unwrap(), certificate);
+        // What etcd makes.
+        let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/");
+        fs::copy(format!("{data}etcd-auto.crt"), &made.cert_file).unwrap();
+        fs::copy(format!("{data}etcd-auto.key"), &made.key_file).unwrap();
+        let replaced = self_signed(&at, &["127.0.0.1:1"], 1).unwrap();
+        assert!(replaced.is_new && replaced.moved_aside);
+        assert!(at.join("key.pem.unusable").exists() && is_usable(&at.join("key.pem")));
         assert!(matches!(self_signed(&at, &[], 0), Err(GenerateError::NoValidity)));
     }
 }

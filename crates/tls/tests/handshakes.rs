@@ -389,7 +389,7 @@ fn mistakes_are_named() {
     let half = Settings { client_cert_file: "c".into(), ..server.clone() };
     assert_eq!(
         error(half),
-        "ClientKeyFile and ClientCertFile must both be present or both absent: key: , cert: c"
+        "ClientKeyFile and ClientCertFile must both be present or both absent: key: , cert: c]"
     );
     let mixed = Settings { key_file: other.key_file.clone(), ..server.clone() };
     assert_eq!(error(mixed), "tls: private key does not match public key");
