@@ -1,7 +1,10 @@
 //! Help and usage texts, laid out as cobra lays them out.
 
+use bytes::Bytes;
+
+use crate::parse;
 use crate::spec::{Arguments, CommandSpec, FlagSpec, Kind};
-use crate::text::quote;
+use crate::text::{lossy, quote};
 
 /// How a program shows the flags that all its commands have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +24,20 @@ pub fn help<R>(path: &[&'static CommandSpec<R>], globals: GlobalFlags) -> String
         GlobalFlags::Elsewhere(pointer) => pointer,
     };
     format!("{}\n\n{}{pointer}", text.trim_end(), usage(path, globals))
+}
+
+/// The help of the command that the words of `help` name; the error is for stderr.
+pub fn topic<R>(
+    root: &'static CommandSpec<R>,
+    words: &[Bytes],
+    globals: GlobalFlags,
+) -> Result<String, String> {
+    let (path, rest) = parse::find(root, words);
+    if path.len() == 1 && !rest.is_empty() {
+        let words: Vec<_> = words.iter().map(|word| format!("`{}`", lossy(word))).collect();
+        return Err(format!("Unknown help topic [{}]\n{}", words.join(" "), usage(&path, globals)));
+    }
+    Ok(help(&path, globals))
 }
 
 /// How to call a command.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::number;
-use crate::spec::{CommandSpec, FlagSpec, Kind};
+use crate::spec::{Arguments, CommandSpec, FlagSpec, Kind};
 use crate::text::{lossy, quote};
 
 static HELP: FlagSpec = FlagSpec::new("help", Kind::Bool, "help for this command").short('h');
@@ -411,6 +411,30 @@ pub fn parse<R>(root: &'static CommandSpec<R>, words: &[Bytes]) -> Outcome<R> {
     match invocation.command().run {
         Some(_) if !invocation.flags.bool("help") => Outcome::Run(invocation),
         _ => Outcome::Help(invocation.path),
+    }
+}
+
+/// What the table alone says of arguments and flags: their number, the words that are accepted, flags
+/// that must be given. The error is for whoever called the command wrongly.
+pub fn check_arguments<R>(invocation: &Invocation<R>, program: &str) -> Result<(), String> {
+    let (command, count) = (invocation.command(), invocation.args.len());
+    if let Some(exactly) = command.exactly.filter(|exactly| *exactly != count) {
+        return Err(format!("accepts {exactly} arg(s), received {count}"));
+    }
+    if let Arguments::Words(words) = command.offers
+        && let Some(other) =
+            invocation.args.iter().find(|arg| !words.iter().any(|word| word.as_bytes() == &arg[..]))
+    {
+        return Err(format!(
+            "invalid argument {} for {}",
+            quote(other),
+            quote(format!("{program} {}", command.name))
+        ));
+    }
+    let missing: Vec<_> = invocation.flags.missing().into_iter().map(quote).collect();
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(format!("required flag(s) {} not set", missing.join(", "))),
     }
 }
 

@@ -112,6 +112,8 @@ pub struct CommandSpec<R: 'static> {
     pub children: &'static [CommandSpec<R>],
     /// What completion offers behind it.
     pub offers: Arguments,
+    /// Number of arguments, if another one is refused before anything else is looked at.
+    pub exactly: Option<usize>,
     /// `None` for a group.
     pub run: Option<R>,
 }
@@ -139,6 +141,7 @@ impl<R: Copy> CommandSpec<R> {
             persistent: &[],
             children: &[],
             offers: Arguments::Unknown,
+            exactly: None,
             run: None,
         }
     }
@@ -168,7 +171,12 @@ impl<R: Copy> CommandSpec<R> {
         Self { long, ..self }
     }
 
-    /// Sets what completion offers for its arguments.
+    /// Refuses any other number of arguments.
+    pub const fn exactly(self, count: usize) -> Self {
+        Self { exactly: Some(count), ..self }
+    }
+
+    /// Sets what completion offers for its arguments; words are all that is accepted.
     pub const fn offers(self, offers: Arguments) -> Self {
         Self { offers, ..self }
     }

@@ -16,7 +16,7 @@ use std::os::unix::ffi::OsStringExt as _;
 
 use bytes::Bytes;
 use cli::help::GlobalFlags;
-use cli::{CommandSpec, Outcome, complete, help, parse, text};
+use cli::{CommandSpec, Outcome, complete, help, parse};
 use commands::{Invocation, Run};
 use failure::{ERROR, Failure};
 use print::{say, write_stdout};
@@ -61,6 +61,9 @@ fn wrong_usage(text: &str, path: &[&'static CommandSpec<Run>]) -> ! {
 
 fn run(invocation: Invocation) -> Result<(), Failure> {
     let command = invocation.command().run.expect("groups become help when parsed");
+    if let Err(text) = parse::check_arguments(&invocation, table::ROOT.name) {
+        wrong_usage(&text, &invocation.path);
+    }
     match command {
         Run::Version => {
             let compat = CompatVersion::default();
@@ -75,11 +78,15 @@ fn run(invocation: Invocation) -> Result<(), Failure> {
             Ok(())
         }
         Run::Completion => {
-            completion(&invocation);
+            let script = complete::script(table::ROOT.name, &invocation.arg_text(0));
+            write_stdout(script.expect("the shell is one of those that the table names").as_bytes());
             Ok(())
         }
         Run::Help => {
-            help_about(&invocation.args);
+            match help::topic(&table::ROOT, &invocation.args, GLOBAL_FLAGS) {
+                Ok(help) => write_stdout(help.as_bytes()),
+                Err(unknown) => eprint!("{unknown}"),
+            }
             Ok(())
         }
         command => {
@@ -93,30 +100,4 @@ fn run(invocation: Invocation) -> Result<(), Failure> {
             result
         }
     }
-}
-
-fn completion(invocation: &Invocation) {
-    let count = invocation.args.len();
-    if count != 1 {
-        wrong_usage(&format!("accepts 1 arg(s), received {count}"), &invocation.path);
-    }
-    let shell = invocation.arg_text(0);
-    match complete::script(table::ROOT.name, &shell) {
-        Some(script) => write_stdout(script.as_bytes()),
-        None => {
-            let text = format!("invalid argument {} for \"etcdctl completion\"", text::quote(&shell));
-            wrong_usage(&text, &invocation.path);
-        }
-    }
-}
-
-fn help_about(topic: &[Bytes]) {
-    let (path, rest) = parse::find(&table::ROOT, topic);
-    if path.len() == 1 && !rest.is_empty() {
-        let words: Vec<_> = topic.iter().map(|word| format!("`{}`", text::lossy(word))).collect();
-        eprintln!("Unknown help topic [{}]", words.join(" "));
-        eprint!("{}", help::usage(&path, GLOBAL_FLAGS));
-        return;
-    }
-    write_stdout(help::help(&path, GLOBAL_FLAGS).as_bytes());
 }

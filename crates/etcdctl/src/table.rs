@@ -363,6 +363,7 @@ pub static ROOT: Command = group(
         command("completion", " [bash|zsh|fish|powershell]", Run::Completion, "Prints a script for shell completion")
             .under(UTILITY)
             .offers(Arguments::Words(complete::SHELLS))
+.exactly(1)
             .long(
                 "Prints a script that teaches a shell to complete etcdctl's commands and flags. To use it now:\n\n  \
                  bash:        source <(etcdctl completion bash)\n  \
