@@ -8,6 +8,7 @@
 mod commands;
 mod failure;
 mod files;
+mod json;
 mod log;
 mod print;
 mod progress;

@@ -59,7 +59,7 @@ static MIGRATE_FLAGS: &[FlagSpec] = &[
     FlagSpec::new("force", Kind::Bool, "override the stored version even if the files may not fit"),
 ];
 
-static CHECK_V2_FLAGS: &[FlagSpec] = &[DATA_DIR, WAL_DIR];
+static FILES: &[FlagSpec] = &[DATA_DIR, WAL_DIR];
 
 static BACKUP_FLAGS: &[FlagSpec] = &[
     FlagSpec::path("data-dir", "not used"),
@@ -119,11 +119,33 @@ pub static ROOT: Command = Command::group(
         ),
         command("migrate", "", Run::Migrate, "Makes the files of a stopped member fit for another version")
             .flags(MIGRATE_FLAGS),
+        Command {
+            children: &[command(
+                "v2store",
+                "",
+                Run::CheckV2Store,
+                "Looks for user data of etcd 2 (there never is any)",
+            )
+            .flags(FILES)],
+            ..command("check", "", Run::Check, "Checks the files of a stopped member and says whether it can start")
+                .flags(FILES)
+                .long(
+                    "Checks database, log and snapshots of a stopped member, each by itself and all together, and\n\
+                     says in plain words whether the member can be started. Changes nothing. Exit code 1 if not.\n\
+                     Formats: simple, json.\n",
+                )
+        },
         Command::group(
-            "check",
-            "Checks the files of a stopped member",
-            &[command("v2store", "", Run::CheckV2Store, "Looks for user data of etcd 2 (there never is any)")
-                .flags(CHECK_V2_FLAGS)],
+            "dump",
+            "Prints a database or a log as JSON, one record per line",
+            &[
+                command("db", " <filename>", Run::DumpDb, "Prints every record of a database or a snapshot")
+                    .offers(Arguments::Files)
+                    .exactly(1),
+                command("wal", " <directory>", Run::DumpWal, "Prints every record of the log in a directory")
+                    .offers(Arguments::Files)
+                    .exactly(1),
+            ],
         ),
         command("backup", "", Run::Backup, "Gone since etcd 3.6; says what to use instead").flags(BACKUP_FLAGS),
         command("help", " [command]", Run::Help, "Help about any command")

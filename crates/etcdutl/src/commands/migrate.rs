@@ -41,9 +41,13 @@ fn target(text: &str) -> Result<Version, Failure> {
     if text.matches('.').count() != 1 {
         return Err(wrong());
     }
-    let version: Version = format!("{text}.0").parse().map_err(|_| {
-        Failure::arguments(format!("failed to parse target version: {text}.0 is not in dotted-tri format"))
-    })?;
+    let mut parts = text.split('.').map(|part| {
+        let number = cli::number::int(part, 10)
+            .map_err(|cause| Failure::arguments(format!("failed to parse target version: {cause}")))?;
+        u32::try_from(number).map_err(|_| wrong())
+    });
+    let mut part = || parts.next().unwrap_or_else(|| Err(wrong()));
+    let version = Version::new(part()?, part()?, 0);
     if version < OLDEST {
         let text = format!("target version \"{}\" not supported. Minimal \"3.5\"", minor(version));
         return Err(Failure::arguments(text));
@@ -175,6 +179,10 @@ mod tests {
             "wrong target version format, expected \"X.Y\", got \"3.6.0\""
         );
         assert_eq!(text("3.4").unwrap_err(), "target version \"3.4\" not supported. Minimal \"3.5\"");
+        assert_eq!(
+            text("x.y").unwrap_err(),
+            "failed to parse target version: strconv.ParseInt: parsing \"x\": invalid syntax"
+        );
         assert_eq!(super::target("x.y").unwrap_err().code, 128);
     }
 

@@ -1,6 +1,8 @@
 //! The commands, one file each.
 
+mod check;
 mod defrag;
+mod dump;
 pub mod hash_kv;
 mod migrate;
 mod restore;
@@ -21,9 +23,12 @@ pub type Invocation = cli::Invocation<Run>;
 #[allow(missing_docs)]
 pub enum Run {
     Backup,
+    Check,
     CheckV2Store,
     Completion,
     Defrag,
+    DumpDb,
+    DumpWal,
     HashKv,
     Help,
     Migrate,
@@ -39,8 +44,11 @@ pub fn run(run: Run, invocation: &Invocation) -> Result<(), Failure> {
             "backup is for data of etcd 2 and gone since etcd 3.6: save a running member with `etcdctl snapshot \
              save FILE`, or copy the data directory of a stopped one",
         )),
+        Run::Check => check::run(invocation),
         Run::CheckV2Store => check_v2_store(&invocation.flags),
         Run::Defrag => defrag::run(invocation),
+        Run::DumpDb => dump::run_db(invocation),
+        Run::DumpWal => dump::run_wal(invocation),
         Run::HashKv => hash_kv::run(invocation),
         Run::Migrate => migrate::run(invocation),
         Run::SnapshotRestore => restore::run(invocation),

@@ -67,7 +67,7 @@ fn look(disk: &SimDisk, wal_dir: &str) -> Restored {
         .collect();
     let members = view.scan(BucketId::Members).unwrap();
     assert!(view.scan(BucketId::MembersRemoved).unwrap().is_empty());
-    let newest = wal::newest_valid_snapshot(&**&shared, Path::new(wal_dir), |_| true).unwrap().unwrap();
+    let newest = wal::newest_valid_snapshot(&*shared, Path::new(wal_dir), |_| true).unwrap().unwrap();
     let replayed = wal::read(&*shared, Path::new(wal_dir), LogPosition::default()).unwrap();
     let loaded = wal::snap::load_newest(&*shared, Path::new("d/member/snap"), &[newest.position]).unwrap();
     Restored {
