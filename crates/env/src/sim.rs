@@ -20,7 +20,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use parking_lot::{Mutex, MutexGuard};
 use rustix::mm::{MapFlags, ProtFlags};
@@ -592,6 +592,8 @@ impl Mapping for SimMapping {
 /// do for a file; the `Mutex` of the inode orders all but reads through a [`Mapping`].
 struct Area {
     start: NonNull<u8>,
+    /// Behind the last byte that was ever written: from here on there are only zeros.
+    used: AtomicUsize,
 }
 
 // SAFETY: the area is plain memory owned by this value; access is ordered as described above.
@@ -610,7 +612,9 @@ impl Area {
                 MapFlags::PRIVATE | MapFlags::NORESERVE,
             )?
         };
-        NonNull::new(start.cast()).map(|start| Self { start }).ok_or_else(|| io::Error::other("mapped at 0"))
+        NonNull::new(start.cast())
+            .map(|start| Self { start, used: AtomicUsize::new(0) })
+            .ok_or_else(|| io::Error::other("mapped at 0"))
     }
 
     fn pointer(&self, offset: usize, len: usize) -> *mut u8 {
@@ -621,6 +625,7 @@ impl Area {
 
     fn write(&self, offset: usize, bytes: &[u8]) {
         let target = self.pointer(offset, bytes.len());
+        self.used.fetch_max(offset + bytes.len(), Relaxed);
         // SAFETY: `target` is valid for `bytes.len()` bytes, which cannot overlap an outside slice.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) }
     }
@@ -632,6 +637,7 @@ impl Area {
     }
 
     fn zero(&self, offset: usize, len: usize) {
+        let len = len.min(self.used.load(Relaxed).saturating_sub(offset));
         let target = self.pointer(offset, len);
         // SAFETY: `target` is valid for `len` bytes.
         unsafe { std::ptr::write_bytes(target, 0, len) }
@@ -640,10 +646,11 @@ impl Area {
     /// Copies the first `len` bytes, skipping pages of zeros so that they stay untouched here.
     fn copy_from(&self, other: &Area, len: usize) {
         let mut page = [0; 4096];
+        let len = len.min(other.used.load(Relaxed));
         for offset in (0..len).step_by(page.len()) {
             let count = page.len().min(len - offset);
             other.read(offset, &mut page[..count]);
-            if page[..count].iter().any(|byte| *byte != 0) {
+            if page[..count] != [0; 4096][..count] {
                 self.write(offset, &page[..count]);
             }
         }

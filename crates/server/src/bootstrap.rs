@@ -405,7 +405,8 @@ fn create_empty_log(
     joined: &Existing,
 ) -> Result<OpenLog, Error> {
     let own = joined.members.iter().find(|member| member.attributes.name == options.name);
-    let (member_id, cluster_id) = (own.map(|member| member.id).unwrap_or_default(), joined.cluster_id);
+    let own = own.ok_or_else(|| membership::BootstrapError::NoLocalName(options.name.clone()))?;
+    let (member_id, cluster_id) = (own.id, joined.cluster_id);
     let metadata = wal::format::encode_metadata(&wal::Metadata { member: member_id, cluster: cluster_id });
     let wal = Wal::create(disk, wal_dir, &metadata, wal_options(options))?;
     log::info!("starting local member", "local-member-id" => member_id, "cluster-id" => cluster_id);

@@ -3,7 +3,7 @@
 //!
 //! **Source**: etcd `server/etcdserver/{bootstrap,cluster_util}.go`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use env::Disk;
 use membership::{InitialCluster, Member};
@@ -16,6 +16,10 @@ use crate::start::{Options, StartError};
 
 /// The lowest version of a cluster that anybody can join.
 const LOWEST: Version = Version::new(3, 0, 0);
+/// How long a member of the cluster may lag behind the change that added this one.
+const LAG_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two questions to the cluster meanwhile.
+const LAG_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Asks the others about the cluster, to join it, or to be sure that this member is really new. A
 /// member with a log asks nobody.
@@ -38,12 +42,8 @@ pub fn ask_cluster(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if options.join_existing {
         initial.verify_join(&setup.name, false).map_err(bootstrap::Error::from)?;
-        let cluster = runtime.block_on(client.cluster(&urls, JOIN_TIMEOUT))?;
-        let existing = bootstrap::check_join(
-            setup,
-            &initial,
-            &Existing { cluster_id: cluster.id, members: cluster.members },
-        )?;
+        let existing =
+            find_cluster(&runtime, client, &urls, |found| bootstrap::check_join(setup, &initial, found))?;
         let others: Vec<&Member> =
             existing.members.iter().filter(|member| member.attributes.name != setup.name).collect();
         let own = setup.compat.server_version();
@@ -61,6 +61,27 @@ pub fn ask_cluster(
         return Err(StartError::AlreadyBootstrapped(own.id));
     }
     Ok(None)
+}
+
+/// The cluster as one of its members describes it, once that fits. Who answers first may not have
+/// applied yet that this member was added: that is a matter of moments, so it is asked again.
+fn find_cluster(
+    runtime: &tokio::runtime::Runtime,
+    client: &Client,
+    urls: &[String],
+    check: impl Fn(&Existing) -> Result<Existing, bootstrap::Error>,
+) -> Result<Existing, StartError> {
+    let deadline = Instant::now() + LAG_PATIENCE;
+    loop {
+        let cluster = runtime.block_on(client.cluster(urls, JOIN_TIMEOUT))?;
+        let found = Existing { cluster_id: cluster.id, members: cluster.members };
+        match check(&found) {
+            Err(bootstrap::Error::Join { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(LAG_RETRY_INTERVAL);
+            }
+            checked => return Ok(checked?),
+        }
+    }
 }
 
 /// Whether a server of version `own` fits into the cluster of these members.

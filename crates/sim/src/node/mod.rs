@@ -19,6 +19,7 @@ use bytes::Bytes;
 use env::sim::{SimDisk, Survival};
 use env::{Clock, Disk, Random};
 use member::{Effect, Input, Leadership, Member};
+use membership::InitialCluster;
 use mvcc::watch::{Hub, HubWorker, Stream};
 use mvcc::{CompactionJob, Store};
 use prost::Message;
@@ -226,8 +227,15 @@ impl Node {
         let options = self.options(ctx);
         let clock = FixedClock(self.clock(ctx));
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
-        let existing = self.existing.as_ref();
-        let parts = bootstrap::bootstrap(disk, &clock, &options, existing, Arc::new(|| {}))?;
+        let existing = match &self.existing {
+            Some(existing) if !wal::exists(&*disk, &options.wal_dir())? => {
+                let initial = InitialCluster::parse(&self.initial_cluster)?;
+                let members = initial.match_existing(&existing.members, membership::same_text)?;
+                Some(Existing { cluster_id: existing.cluster_id, members })
+            }
+            _ => None,
+        };
+        let parts = bootstrap::bootstrap(disk, &clock, &options, existing.as_ref(), Arc::new(|| {}))?;
         let faults = parts.backend.check();
         if !faults.is_empty() {
             return Err(format!("the database is damaged: {faults:?}").into());
