@@ -43,7 +43,7 @@ fn every_record_of_a_log_is_a_line() {
         r#""record":"metadata","member":"f1805392ad554020","cluster":"8408e75e887d4f16"}"#,
         r#""kind":"conf_change","change":"add","member":{"id":17402000849597972512,"#,
         r#""record":"snapshot","index":603,"term":3,"conf_state":{"voters":["f1805392ad554020"],"learners":[]}}"#,
-        r#""txn":{"compare":[{"key":"cli/key0","version":">","operand":0}],"success":[{"put":{"key":"txn/a","value":"1"}},"#,
+        r#""txn":{"compare":[{"key":"cli/key0","value":"=","operand":"second value 0"}],"success":[{"put":{"key":"txn/a","value":"1"}},"#,
         r#""compaction":{"revision":475,"physical":true}"#,
         r#""auth_user_add":{"name":"alice"}"#,
         r#""cluster_version_set":{"version":"3.5.0"}"#,
