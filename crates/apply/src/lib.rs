@@ -116,7 +116,12 @@ impl Applier {
             EntryKind::Normal if replayed => Applied::nothing(),
             EntryKind::Normal if entry.data.is_empty() => {
                 self.backend.append(context.write_set());
-                Applied::follow_up(FollowUp::FirstCommitInTerm { term: entry.term })
+                // Not the only empty entry of its term: consensus puts one in the place of a conf
+                // change that it refuses.
+                match self.position.term < entry.term {
+                    true => Applied::follow_up(FollowUp::FirstCommitInTerm { term: entry.term }),
+                    false => Applied::nothing(),
+                }
             }
             EntryKind::Normal => self.apply_normal(&entry.data, &mut context)?,
             EntryKind::ConfChange => self.apply_conf_change(&entry.data, &context, replayed)?,

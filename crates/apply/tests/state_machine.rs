@@ -236,6 +236,21 @@ fn revoking_a_lease_deletes_its_keys_in_one_revision() {
 }
 
 #[test]
+fn only_the_first_empty_entry_of_a_term_starts_it() {
+    let mut machine = Machine::new(Quota::Off);
+    let mut empty = |machine: &mut Machine, term| {
+        let entry = Entry { term, ..machine.entry(EntryKind::Normal, Vec::new()) };
+        let applied = machine.applier.apply(&entry, Duration::ZERO).unwrap();
+        assert_eq!(machine.backend.consistent_position().index, entry.index, "every entry moves the index");
+        matches!(applied.follow_up, Some(FollowUp::FirstCommitInTerm { term: started }) if started == term)
+    };
+    assert!(empty(&mut machine, 2), "the leader's");
+    machine.put(put("x", "1"));
+    assert!(!empty(&mut machine, 2), "in the place of a refused conf change");
+    assert!(empty(&mut machine, 3), "the next leader's");
+}
+
+#[test]
 fn passing_the_quota_applies_the_put_and_says_no_space() {
     let mut machine = Machine::new(Quota::Bytes(1));
     let applied = machine.put(put("a", "1"));

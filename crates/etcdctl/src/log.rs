@@ -3,7 +3,7 @@
 use std::panic::Location;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::print::json_string;
+use cli::print::json_string;
 
 /// Severity of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,36 +5,39 @@
 //!
 //! **Source**: etcd `etcdctl/ctlv3`.
 
-mod cli;
 mod commands;
 mod failure;
 mod log;
-mod number;
 mod print;
 mod session;
-mod text;
+mod table;
 
 use std::os::unix::ffi::OsStringExt as _;
 
 use bytes::Bytes;
-use cli::{CommandSpec, Invocation, Outcome, Run, complete, help, parse, table};
+use cli::help::GlobalFlags;
+use cli::{CommandSpec, Outcome, complete, help, parse};
+use commands::{Invocation, Run};
 use failure::{ERROR, Failure};
 use print::{say, write_stdout};
 use types::CompatVersion;
 
+/// Global flags have a command of their own, `options`.
+const GLOBAL_FLAGS: GlobalFlags = GlobalFlags::Elsewhere(
+    "Use \"etcdctl options\" for a list of global command-line options (applies to all commands).\n",
+);
+
 fn main() {
     let words: Vec<Bytes> = std::env::args_os().skip(1).map(|word| word.into_vec().into()).collect();
-    if let Some((hidden, rest)) = words.split_first()
-        && let name @ (b"__complete" | b"__completeNoDesc") = &hidden[..]
-    {
-        return write_stdout(complete::complete(rest, name == b"__complete").as_bytes());
+    if let Some(answer) = complete::answer(&table::ROOT, &words) {
+        return write_stdout(answer.as_bytes());
     }
     match parse::parse(&table::ROOT, &words) {
         Outcome::Run(invocation) => match run(invocation) {
             Ok(()) => std::process::exit(0),
             Err(failure) => end(failure),
         },
-        Outcome::Help(path) => write_stdout(help::help(&path).as_bytes()),
+        Outcome::Help(path) => write_stdout(help::help(&path, GLOBAL_FLAGS).as_bytes()),
         Outcome::UnknownCommand(text) => {
             eprintln!("Error: {text}\nRun 'etcdctl --help' for usage.");
             std::process::exit(ERROR);
@@ -51,13 +54,16 @@ fn end(failure: Failure) -> ! {
     std::process::exit(failure.code)
 }
 
-fn wrong_usage(text: &str, path: &[&'static CommandSpec]) -> ! {
-    eprintln!("Error: {text}\n{}", help::usage(path));
+fn wrong_usage(text: &str, path: &[&'static CommandSpec<Run>]) -> ! {
+    eprintln!("Error: {text}\n{}", help::usage(path, GLOBAL_FLAGS));
     std::process::exit(ERROR)
 }
 
 fn run(invocation: Invocation) -> Result<(), Failure> {
     let command = invocation.command().run.expect("groups become help when parsed");
+    if let Err(text) = parse::check_arguments(&invocation, table::ROOT.name) {
+        wrong_usage(&text, &invocation.path);
+    }
     match command {
         Run::Version => {
             let compat = CompatVersion::default();
@@ -72,11 +78,15 @@ fn run(invocation: Invocation) -> Result<(), Failure> {
             Ok(())
         }
         Run::Completion => {
-            completion(&invocation);
+            let script = complete::script(table::ROOT.name, &invocation.arg_text(0));
+            write_stdout(script.expect("the shell is one of those that the table names").as_bytes());
             Ok(())
         }
         Run::Help => {
-            help_about(&invocation.args);
+            match help::topic(&table::ROOT, &invocation.args, GLOBAL_FLAGS) {
+                Ok(help) => write_stdout(help.as_bytes()),
+                Err(unknown) => eprint!("{unknown}"),
+            }
             Ok(())
         }
         command => {
@@ -90,30 +100,4 @@ fn run(invocation: Invocation) -> Result<(), Failure> {
             result
         }
     }
-}
-
-fn completion(invocation: &Invocation) {
-    let count = invocation.args.len();
-    if count != 1 {
-        wrong_usage(&format!("accepts 1 arg(s), received {count}"), &invocation.path);
-    }
-    let shell = invocation.arg_text(0);
-    match complete::script(&shell) {
-        Some(script) => write_stdout(script.as_bytes()),
-        None => {
-            let text = format!("invalid argument {} for \"etcdctl completion\"", text::quote(&shell));
-            wrong_usage(&text, &invocation.path);
-        }
-    }
-}
-
-fn help_about(topic: &[Bytes]) {
-    let (path, rest) = parse::find(&table::ROOT, topic);
-    if path.len() == 1 && !rest.is_empty() {
-        let words: Vec<_> = topic.iter().map(|word| format!("`{}`", text::lossy(word))).collect();
-        eprintln!("Unknown help topic [{}]", words.join(" "));
-        eprint!("{}", help::usage(&path));
-        return;
-    }
-    write_stdout(help::help(&path).as_bytes());
 }

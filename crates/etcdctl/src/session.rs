@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use client::{Client, Credentials, FailedAttempt, Options};
 
-use crate::cli::{Flags, Invocation};
+use crate::commands::Invocation;
 use crate::failure::{BAD_CONNECTION, ERROR, Failure};
 use crate::log::{Field, Level, log};
 use crate::print::{Answer, Format, Printer};
-use crate::text::lossy;
+use cli::Flags;
+use cli::text::lossy;
 
 /// A command with its flags, and everything made from the global ones.
 pub struct Session {

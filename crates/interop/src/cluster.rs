@@ -48,6 +48,17 @@ impl Cluster {
         args: &[&str],
         prepare: impl Fn(usize, &mut Member) -> anyhow::Result<()>,
     ) -> anyhow::Result<Self> {
+        Self::start_from(programs, args, prepare, |_, _, _| Ok(()))
+    }
+
+    /// The same, with `fill` called on each member when all are prepared and `--initial-cluster` is
+    /// known: for data directories that exist before the first start.
+    pub fn start_from(
+        programs: &[&Program],
+        args: &[&str],
+        prepare: impl Fn(usize, &mut Member) -> anyhow::Result<()>,
+        fill: impl Fn(usize, &Member, &str) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
         let mut dir = tempfile::Builder::new().prefix("retcd-cluster-").tempdir()?;
         dir.disable_cleanup(std::env::var_os("RETCD_KEEP").is_some());
         let place = |number: usize| dir.path().join(format!("n{number}"));
@@ -62,6 +73,7 @@ impl Cluster {
             members.iter().enumerate().map(|(number, member)| entry(number, member)).collect();
         let initial = entries.join(",");
         for (number, member) in members.iter_mut().enumerate() {
+            fill(number, member, &initial)?;
             member.add_args(&["--name", &format!("n{number}"), "--initial-cluster", &initial]);
             member.spawn()?;
         }

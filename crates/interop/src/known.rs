@@ -2,7 +2,7 @@
 //!
 //! One line per difference: an id (it also stands in COMPAT.md), the names of the transcript
 //! entries it concerns (blanks written as `_`, `*` at the end matches any rest; several separated by blanks), what is
-//! compared (`server`, `etcdctl`, or `etcdctl-3.5` for what only the older tool does), and the reason. Lines beginning with `#` are comments.
+//! compared (`server`, `etcdctl`, `etcdutl`, or the latter two with `-3.5` for what only the older tool does), and the reason. Lines beginning with `#` are comments.
 
 use anyhow::{Context, ensure};
 
@@ -13,7 +13,7 @@ pub struct Difference {
     pub id: String,
     /// Patterns of entry names.
     pub entries: Vec<String>,
-    /// `server`, `etcdctl` or `etcdctl-3.5`.
+    /// `server`, `etcdctl`, `etcdctl-3.5`, `etcdutl` or `etcdutl-3.5`.
     pub subject: String,
     /// Why it stays.
     pub reason: String,
@@ -47,7 +47,7 @@ impl Known {
             };
             ensure!(!reason.trim().is_empty(), "known difference {id} has no reason");
             ensure!(
-                matches!(subject, "server" | "etcdctl" | "etcdctl-3.5"),
+                matches!(subject, "server" | "etcdctl" | "etcdctl-3.5" | "etcdutl" | "etcdutl-3.5"),
                 "known difference {id} concerns {subject}"
             );
             differences.push(Difference {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use bench::wire::{Channel, Method};
 use interop::block_on;
-use interop::cluster::{Cluster, PATIENCE, ctl, entry, eventually, status};
+use interop::cluster::{Cluster, PATIENCE, ask, ctl, entry, eventually, status};
 use interop::member::{Member, free_port};
 use interop::programs::{Program, subject, subject_as, yardstick};
 use interop::scripts::put;
@@ -520,6 +520,15 @@ mod members {
         let log = log_of(&cluster.members[leader])?;
         ensure!(log.contains("data-dir used by this member must be removed"), "{log}");
         eventually("the others go on", || Ok(other.run(&["put", "without", "it"])?.code == 0))
+    }
+
+    /// Until the second voter runs the first one has no quorum: it starts without asking for one.
+    #[test]
+    fn a_second_voter_is_there_before_requests_time_out() -> anyhow::Result<()> {
+        let mut cluster = Cluster::start(&[&subject()], &[])?;
+        cluster.join(&subject(), &[], &[])?;
+        let _: PutResponse = ask(&cluster.members[0], "/etcdserverpb.KV/Put", &put("k", "v"))?;
+        Ok(())
     }
 
     #[test]

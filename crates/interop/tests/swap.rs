@@ -1,7 +1,7 @@
 //! Data directories move between programs: stopped cleanly or by SIGKILL, back and forth under
 //! writes, and snapshot files are restored in both directions.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 use std::rc::Rc;
 use std::{cell::Cell, time::Duration};
@@ -11,7 +11,8 @@ use interop::block_on;
 use interop::ctl::Ctl;
 use interop::facts::Facts;
 use interop::member::Member;
-use interop::programs::{Program, real, subject, yardstick};
+use interop::programs::{Program, ours, real, subject, yardstick};
+use interop::utl::Utl;
 use interop::writers::{Ledger, read_all};
 
 const SWAPS: usize = 10;
@@ -169,8 +170,8 @@ async fn write_and_end(member: &mut Member, ledgers: &mut [Ledger], clean: bool)
     ended
 }
 
-/// A snapshot of one program, restored by the tool and served by the other.
-fn restored(from: &Program, to: &Program) -> anyhow::Result<()> {
+/// A snapshot of one program, restored by a tool and served by the other program.
+fn restored(from: &Program, tool: PathBuf, to: &Program) -> anyhow::Result<()> {
     let source = Member::start(from, &[])?;
     populate(&ctl(&source))?;
     let before = facts(&source)?;
@@ -178,7 +179,8 @@ fn restored(from: &Program, to: &Program) -> anyhow::Result<()> {
     ctl(&source).run(&["snapshot", "save", &file.display().to_string()])?.success()?;
     let dir = tempfile::Builder::new().prefix("retcd-restore-").tempdir()?;
     let mut target = Member::prepare(to, &[], dir.path())?;
-    restore(&file, &target)?;
+    let cluster = format!("m1=http://{}", target.peer_authority());
+    Utl { program: tool }.restore(&file, &target, "m1", &cluster, &[])?;
     target.run().context("the other program on the restored directory")?;
     let after = facts(&target)?;
     ensure!(after.kvs == before.kvs, "keys changed by the restore");
@@ -188,25 +190,17 @@ fn restored(from: &Program, to: &Program) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn restore(file: &Path, target: &Member) -> anyhow::Result<()> {
-    let peer = format!("http://{}", target.peer_authority());
-    let ran = Command::new(real("3.5", "etcdutl"))
-        .args(["snapshot", "restore"])
-        .arg(file)
-        .args(["--name", "m1", "--initial-cluster", &format!("m1={peer}")])
-        .args(["--initial-advertise-peer-urls", &peer, "--data-dir"])
-        .arg(target.data_dir())
-        .output()?;
-    ensure!(ran.status.success(), "etcdutl snapshot restore: {}", String::from_utf8_lossy(&ran.stderr));
-    Ok(())
-}
-
 #[test]
 fn snapshot_of_ours_restored_for_the_real_one() -> anyhow::Result<()> {
-    restored(&subject(), &yardstick())
+    restored(&subject(), ours("etcdutl"), &yardstick())
 }
 
 #[test]
 fn snapshot_of_the_real_one_restored_for_ours() -> anyhow::Result<()> {
-    restored(&yardstick(), &subject())
+    restored(&yardstick(), ours("etcdutl"), &subject())
+}
+
+#[test]
+fn snapshot_of_ours_restored_by_the_real_tool_for_ours() -> anyhow::Result<()> {
+    restored(&subject(), real("3.5", "etcdutl"), &subject())
 }

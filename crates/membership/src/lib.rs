@@ -24,6 +24,7 @@ mod id;
 mod json;
 mod member;
 mod reconfig;
+mod resolve;
 mod v2store;
 mod version;
 
@@ -35,5 +36,6 @@ pub use id::{cluster_id, member_id};
 pub use json::JsonError;
 pub use member::{Attributes, Member};
 pub use reconfig::{Link, ReconfigError};
+pub use resolve::same_addresses;
 pub use v2store::{V2Membership, V2StoreError, read_v2_store};
 pub use version::{DowngradeInfo, InvalidDowngrade, allowed_downgrade_target, is_server_too_old};

@@ -18,6 +18,9 @@ use crate::start::{Options, StartError};
 const LOWEST: Version = Version::new(3, 0, 0);
 /// How long a member of the cluster may lag behind the change that added this one.
 const LAG_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a member of the cluster may take to confirm that no downgrade goes on. It does so by a
+/// quorum, which may be one that waits for this member: a second voter beside a single one.
+const QUORUM_PATIENCE: Duration = Duration::from_secs(1);
 /// Between two questions to the cluster meanwhile.
 const LAG_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -96,6 +99,7 @@ async fn is_compatible(client: &Client, others: &[&Member], own: Version, each: 
     });
     let versions = futures_util::future::join_all(ask).await;
     let mut downgrading = false;
+    let each = each.min(QUORUM_PATIENCE);
     for member in others {
         match client.downgrade_enabled(member.id, &member.peer_urls, each).await {
             Ok(enabled) => {

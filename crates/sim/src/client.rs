@@ -26,6 +26,10 @@ pub(crate) fn key(number: u64) -> Bytes {
     format!("k{number:02}").into()
 }
 
+/// For so long after the others a client goes on that had no answer since faults stopped: a member
+/// that crashed last may have been missing for a quorum until then.
+const PATIENCE: u64 = 5 * SECOND;
+
 /// See the module documentation.
 pub(crate) struct Client {
     number: usize,
@@ -90,7 +94,8 @@ impl Client {
 
     /// Asks one of the members for the next thing.
     pub(crate) fn act(&mut self, ctx: &mut Context, endpoints: &[usize]) {
-        if self.pending.is_some() || ctx.now >= ctx.profile.clients_until || endpoints.is_empty() {
+        let patience = if self.answers_in_calm == 0 { PATIENCE } else { 0 };
+        if self.pending.is_some() || ctx.now >= ctx.profile.clients_until + patience || endpoints.is_empty() {
             return;
         }
         self.ops += 1;

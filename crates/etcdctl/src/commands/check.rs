@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use crate::failure::{BAD_FEATURE, ERROR, Failure, INVALID_INPUT};
 use crate::print::say;
 use crate::session::{Session, Settings};
-use crate::text::quote;
+use cli::text::quote;
 
 const CLEANUP_LIMIT: Duration = Duration::from_secs(30);
 const PERF_DURATION: Duration = Duration::from_secs(60);
@@ -232,7 +232,7 @@ async fn check_empty(client: &Client, prefix: &Bytes, mark: &str) -> Result<(), 
             format!(
                 "prefix {} has keys. Delete with {mark}etcdctl del --prefix {}{mark} first",
                 quote(prefix),
-                crate::text::lossy(prefix)
+                cli::text::lossy(prefix)
             ),
         )),
     }

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use crate::failure::{ERROR, Failure};
 use crate::print::{Answer, Format, Health, say};
 use crate::session::{Session, Settings};
-use crate::text;
+use cli::text;
 
 pub async fn health(session: &mut Session) -> Result<(), Failure> {
     let settings = session.settings()?;

@@ -8,12 +8,12 @@ use client::proto::etcdserverpb as pb;
 use client::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use client::{prefix_end, with_prefix};
 
-use crate::cli::Flags;
 use crate::failure::{BAD_FEATURE, ERROR, Failure};
-use crate::number;
 use crate::print::{Answer, Format, say};
 use crate::session::Session;
-use crate::text::quote;
+use cli::Flags;
+use cli::number;
+use cli::text::quote;
 
 const TO_THE_END: Bytes = Bytes::from_static(b"\0");
 
@@ -55,8 +55,7 @@ pub async fn compaction(session: &mut Session) -> Result<(), Failure> {
     let [revision] = &session.invocation.args[..] else {
         return Err(Failure::arguments("compaction command needs 1 argument"));
     };
-    let revision =
-        number::int(&crate::text::lossy(revision), 10).map_err(|text| Failure::new(ERROR, text))?;
+    let revision = number::int(&cli::text::lossy(revision), 10).map_err(|text| Failure::new(ERROR, text))?;
     let physical = session.flags().bool("physical");
     let (settings, client) = session.open().await?;
     settings.limited(&client).call(pb::CompactionRequest { revision, physical }).await?;
@@ -224,8 +223,8 @@ pub fn end_of_prefix(prefix: &[u8]) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::parse::{Outcome, parse};
-    use crate::cli::table::ROOT;
+    use crate::table::ROOT;
+    use cli::parse::{Outcome, parse};
 
     fn parsed(line: &str) -> (Flags, Vec<Bytes>) {
         let words: Vec<_> =

@@ -3,9 +3,9 @@
 use client::proto::etcdserverpb as pb;
 
 use crate::failure::{BAD_CONNECTION, ERROR, Failure};
-use crate::number;
 use crate::print::{Answer, Format, say};
 use crate::session::Session;
+use cli::number;
 
 pub async fn grant(session: &mut Session) -> Result<(), Failure> {
     if session.invocation.args.len() != 1 {

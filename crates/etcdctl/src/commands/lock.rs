@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::failure::{ERROR, Failure};
 use crate::print::Answer;
 use crate::session::{Session, Settings};
-use crate::text::{lossy, quote};
+use cli::text::{lossy, quote};
 
 const ELECTION_TTL_SECONDS: i64 = 60;
 

@@ -6,10 +6,10 @@ use client::proto::etcdserverpb::downgrade_request::DowngradeAction;
 
 use super::kv::is_serializable;
 use crate::failure::{ERROR, Failure};
-use crate::number;
 use crate::print::{Answer, Format, say};
 use crate::session::Session;
-use crate::text::quote;
+use cli::number;
+use cli::text::quote;
 
 pub async fn add(session: &mut Session) -> Result<(), Failure> {
     let args: Vec<_> = (0..session.invocation.args.len()).map(|at| session.invocation.arg_text(at)).collect();

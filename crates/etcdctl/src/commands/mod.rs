@@ -12,9 +12,69 @@ mod snapshot;
 mod txn;
 mod watch;
 
-use crate::cli::{Invocation, Run};
 use crate::failure::Failure;
 use crate::session::Session;
+
+/// A command line that says what to do.
+pub type Invocation = cli::Invocation<Run>;
+
+/// What a command does; see [`run`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Run {
+    Get,
+    Put,
+    Del,
+    Txn,
+    Compaction,
+    Watch,
+    LeaseGrant,
+    LeaseRevoke,
+    LeaseTimeToLive,
+    LeaseList,
+    LeaseKeepAlive,
+    AlarmList,
+    AlarmDisarm,
+    Defrag,
+    DowngradeValidate,
+    DowngradeEnable,
+    DowngradeCancel,
+    EndpointHealth,
+    EndpointStatus,
+    EndpointHashKv,
+    MemberAdd,
+    MemberRemove,
+    MemberUpdate,
+    MemberPromote,
+    MemberList,
+    MoveLeader,
+    SnapshotSave,
+    Elect,
+    Lock,
+    AuthEnable,
+    AuthDisable,
+    AuthStatus,
+    UserAdd,
+    UserDelete,
+    UserGet,
+    UserList,
+    UserPasswd,
+    UserGrantRole,
+    UserRevokeRole,
+    RoleAdd,
+    RoleDelete,
+    RoleGet,
+    RoleList,
+    RoleGrantPermission,
+    RoleRevokePermission,
+    CheckPerf,
+    CheckDatascale,
+    MakeMirror,
+    Version,
+    Options,
+    Completion,
+    Help,
+}
 
 /// Carries out a command that talks to a cluster.
 pub async fn run(run: Run, invocation: Invocation) -> Result<(), Failure> {

@@ -15,7 +15,7 @@ use crate::failure::{Failure, INTERRUPTED};
 use crate::log::{Field, Level, log};
 use crate::print::say;
 use crate::session::{Session, Settings};
-use crate::text;
+use cli::text;
 
 /// The file is followed by its SHA-256.
 const HASH_BYTES: u64 = 32;

@@ -8,15 +8,16 @@ use client::proto::etcdserverpb as pb;
 use client::proto::etcdserverpb::compare::CompareResult;
 use client::proto::etcdserverpb::request_op::Request as Op;
 
+use super::Run;
 use super::kv;
-use crate::cli::parse::{Outcome, parse};
-use crate::cli::table::TXN_ROOT;
-use crate::cli::{Run, help};
 use crate::failure::{Failure, INVALID_INPUT};
-use crate::number;
 use crate::print::{Answer, say};
 use crate::session::Session;
-use crate::text::{lossy, quote, unquote_front, words};
+use crate::table::TXN_ROOT;
+use cli::help;
+use cli::number;
+use cli::parse::{Outcome, parse};
+use cli::text::{lossy, quote, unquote_front, words};
 
 pub async fn txn(session: &mut Session) -> Result<(), Failure> {
     if !session.invocation.args.is_empty() {
@@ -123,7 +124,7 @@ async fn parse_request(line: &[u8]) -> Result<pb::RequestOp, Failure> {
     let invocation = match parse(&TXN_ROOT, &words) {
         Outcome::Run(invocation) => invocation,
         Outcome::Usage(_, path) | Outcome::Help(path) => {
-            eprintln!("{}", help::usage(&path));
+            eprintln!("{}", help::usage(&path, crate::GLOBAL_FLAGS));
             return Err(invalid(format!("invalid txn request: {shown}")));
         }
         Outcome::UnknownCommand(_) => return Err(invalid(format!("invalid txn request: {shown}"))),

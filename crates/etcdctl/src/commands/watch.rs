@@ -8,12 +8,12 @@ use client::proto::etcdserverpb::watch_create_request::FilterType;
 use client::{Watch, cancel_error, is_progress, prefix_end};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-use crate::cli::Flags;
-use crate::cli::table::WATCH_FLAGS;
 use crate::failure::{ERROR, Failure, INTERRUPTED, INVALID_INPUT};
 use crate::print::{Answer, Printer, say};
 use crate::session::Session;
-use crate::text::{lossy, quote, words};
+use crate::table::WATCH_FLAGS;
+use cli::Flags;
+use cli::text::{lossy, quote, words};
 
 const BAD_COUNT: &str = "bad number of arguments";
 

@@ -5,7 +5,7 @@ use client::proto::etcdserverpb::response_op::Response;
 use client::proto::mvccpb::KeyValue;
 
 use super::{Answer, alarm_name, event_name, permission_name};
-use crate::text::quote;
+use cli::text::quote;
 
 /// `None`: this format cannot show the answer.
 pub(super) fn render(hex: bool, answer: Answer<'_>) -> Option<String> {

@@ -5,6 +5,7 @@ use std::fmt::{Display, Write as _};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use cli::print::json_string as string;
 use client::proto::authpb::Permission;
 use client::proto::etcdserverpb as pb;
 use client::proto::etcdserverpb::response_op::Response;
@@ -179,28 +180,6 @@ fn array_or_null(items: impl ExactSizeIterator<Item = String>) -> String {
 
 fn base64(bytes: &[u8]) -> String {
     format!("\"{}\"", STANDARD.encode(bytes))
-}
-
-/// A JSON string with Go's escapes.
-pub fn string(text: impl AsRef<str>) -> String {
-    let mut out = String::from("\"");
-    for character in text.as_ref().chars() {
-        match character {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\x08' => out.push_str("\\b"),
-            '\x0c' => out.push_str("\\f"),
-            '<' | '>' | '&' | '\0'..='\x1f' | '\u{2028}' | '\u{2029}' => {
-                let _ = write!(out, "\\u{:04x}", character as u32);
-            }
-            other => out.push(other),
-        }
-    }
-    out.push('"');
-    out
 }
 
 fn response_header(header: &pb::ResponseHeader) -> String {

@@ -6,8 +6,6 @@ mod json;
 mod simple;
 mod table;
 
-pub use json::string as json_string;
-
 use std::io::Write as _;
 
 use client::proto::authpb::permission::Type as PermissionType;
@@ -286,7 +284,7 @@ fn status_rows(list: &[(String, pb::StatusResponse)]) -> Vec<Vec<String>> {
             0 => 0,
             size => 100 - status.db_size_in_use.saturating_mul(100) / size,
         };
-        let size = |bytes: i64| crate::text::size(bytes as u64);
+        let size = |bytes: i64| cli::text::size(bytes as u64);
         vec![
             endpoint.clone(),
             format!("{member:x}"),

@@ -8,7 +8,7 @@ use client::proto::etcdserverpb::response_op::Response;
 use client::proto::mvccpb::KeyValue;
 
 use super::{Answer, Health, Printer, alarm_name, event_name, hash_rows, member_rows, status_rows};
-use crate::text::{hex_escaped, lossy};
+use cli::text::{hex_escaped, lossy};
 
 pub(super) fn render(printer: &Printer, answer: Answer<'_>) -> Vec<u8> {
     let mut out = Out { printer, bytes: Vec::new() };

@@ -1,5 +1,7 @@
 //! Tables with borders: heading in capitals and centred, cells to the right.
 
+use cli::print::table as draw;
+
 use super::{Answer, hash_rows, member_rows, status_rows};
 
 /// `None`: this format cannot show the answer.
@@ -44,31 +46,4 @@ pub(super) fn render(answer: Answer<'_>) -> Option<String> {
         Answer::EndpointHashKv(list) => draw(&["ENDPOINT", "HASH", "HASH REVISION"], &hash_rows(list)),
         _ => return None,
     })
-}
-
-fn draw(heading: &[&str], rows: &[Vec<String>]) -> String {
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.chain([heading[column].chars().count()]).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..heading.len()).map(width).collect();
-    let border = |left: &str, middle: &str, right: &str| {
-        let lines: Vec<_> = widths.iter().map(|width| "─".repeat(width + 2)).collect();
-        format!("{left}{}{right}\n", lines.join(middle))
-    };
-    let mut out = border("┌", "┬", "┐");
-    for (cell, &width) in heading.iter().zip(&widths) {
-        out.push_str(&format!("│ {cell:^width$} "));
-    }
-    out.push_str("│\n");
-    if !rows.is_empty() {
-        out.push_str(&border("├", "┼", "┤"));
-    }
-    for row in rows {
-        for (cell, &width) in row.iter().zip(&widths) {
-            out.push_str(&format!("│ {cell:>width$} "));
-        }
-        out.push_str("│\n");
-    }
-    out + &border("└", "┴", "┘")
 }

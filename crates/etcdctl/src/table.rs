@@ -2,7 +2,9 @@
 //!
 //! The order of commands is upstream's: suggestions for a mistyped word follow it, help is sorted.
 
-use super::spec::{CommandSpec, FlagSpec, Group, Kind, Run};
+use cli::{Arguments, CommandSpec, FlagSpec, Kind, complete};
+
+use crate::commands::Run;
 
 const CONSISTENCY: FlagSpec =
     FlagSpec::new("consistency", Kind::Text, "linearizable (l) or serializable (s)")
@@ -11,47 +13,25 @@ const CONSISTENCY: FlagSpec =
 const CLUSTER: FlagSpec =
     FlagSpec::new("cluster", Kind::Bool, "ask the member list for the endpoints of all members");
 
+const KEY_VALUE: &str = "Key-value commands";
+const MAINTENANCE: &str = "Cluster maintenance commands";
+const CONCURRENCY: &str = "Concurrency commands";
+const AUTHENTICATION: &str = "Authentication commands";
+const UTILITY: &str = "Utility commands";
+
+type Command = CommandSpec<Run>;
+
 const fn group(
     name: &'static str,
-    group: Group,
+    heading: &'static str,
     short: &'static str,
-    children: &'static [CommandSpec],
-) -> CommandSpec {
-    let (arguments, long, flags, persistent) = ("", "", &[], &[]);
-    CommandSpec { name, arguments, short, long, group, flags, persistent, children, run: None }
+    children: &'static [Command],
+) -> Command {
+    Command::group(name, short, children).under(heading)
 }
 
-const fn command(name: &'static str, arguments: &'static str, run: Run, short: &'static str) -> CommandSpec {
-    let (long, flags, persistent, children) = ("", &[], &[], &[]);
-    CommandSpec {
-        name,
-        arguments,
-        short,
-        long,
-        group: Group::None,
-        flags,
-        persistent,
-        children,
-        run: Some(run),
-    }
-}
-
-impl CommandSpec {
-    const fn under(self, group: Group) -> Self {
-        Self { group, ..self }
-    }
-
-    const fn flags(self, flags: &'static [FlagSpec]) -> Self {
-        Self { flags, ..self }
-    }
-
-    const fn persistent(self, persistent: &'static [FlagSpec]) -> Self {
-        Self { persistent, ..self }
-    }
-
-    const fn long(self, long: &'static str) -> Self {
-        Self { long, ..self }
-    }
+const fn command(name: &'static str, arguments: &'static str, run: Run, short: &'static str) -> Command {
+    Command::command(name, arguments, run, short)
 }
 
 /// Flags of every command; each has an environment variable.
@@ -78,9 +58,9 @@ pub static GLOBAL: &[FlagSpec] = &[
         Kind::Bool,
         "do not verify the server's certificate (tests only)",
     ),
-    FlagSpec::new("cert", Kind::Text, "client certificate, a PEM file"),
-    FlagSpec::new("key", Kind::Text, "key of the client certificate, a PEM file"),
-    FlagSpec::new("cacert", Kind::Text, "certificates that may sign the server's, a PEM file"),
+    FlagSpec::path("cert", "client certificate, a PEM file"),
+    FlagSpec::path("key", "key of the client certificate, a PEM file"),
+    FlagSpec::path("cacert", "certificates that may sign the server's, a PEM file"),
     FlagSpec::new("auth-jwt-token", Kind::Text, "token to authenticate with, instead of user and password"),
     FlagSpec::new("user", Kind::Text, "name[:password] to authenticate with; asks for a missing password"),
     FlagSpec::new("password", Kind::Text, "password to authenticate with; --user has none then"),
@@ -138,10 +118,10 @@ pub static WATCH_FLAGS: &[FlagSpec] = &[
     ),
 ];
 
-const GET: CommandSpec =
+const GET: Command =
     command("get", " [options] <key> [range_end]", Run::Get, "Reads a key or a range of keys")
         .flags(GET_FLAGS);
-const PUT: CommandSpec = command(
+const PUT: Command = command(
     "put",
     " [options] <key> <value> (<value> can also be given from stdin)",
     Run::Put,
@@ -153,7 +133,7 @@ const PUT: CommandSpec = command(
      etcdctl put -- <key> <value>\n",
 )
 .flags(PUT_FLAGS);
-const DEL: CommandSpec = command(
+const DEL: Command = command(
     "del",
     " [options] <key> [range_end]",
     Run::Del,
@@ -162,7 +142,7 @@ const DEL: CommandSpec = command(
 .flags(DEL_FLAGS);
 
 /// The commands that lines of a transaction may hold.
-pub static TXN_ROOT: CommandSpec = group("", Group::None, "", &[PUT, GET, DEL]);
+pub static TXN_ROOT: Command = group("", "", "", &[PUT, GET, DEL]);
 
 const INTERACTIVE_PASSWORD: FlagSpec = FlagSpec::new(
     "interactive",
@@ -185,16 +165,16 @@ const LOAD: FlagSpec = FlagSpec::new("load", Kind::Text, "s(mall), m(edium), l(a
     .choices(&["small", "medium", "large", "xLarge"]);
 
 /// The program.
-pub static ROOT: CommandSpec = group(
+pub static ROOT: Command = group(
     "etcdctl",
-    Group::None,
+    "",
     "The command-line client of retcd and etcd.",
     &[
-        GET.under(Group::KeyValue),
-        PUT.under(Group::KeyValue),
-        DEL.under(Group::KeyValue),
+        GET.under(KEY_VALUE),
+        PUT.under(KEY_VALUE),
+        DEL.under(KEY_VALUE),
         command("txn", " [options]", Run::Txn, "Runs several requests in one transaction")
-            .under(Group::KeyValue)
+            .under(KEY_VALUE)
             .long(
                 "Reads three blocks of lines from stdin, each ended by an empty line, and runs them as one\n\
                  transaction: conditions, requests for the case that all conditions hold, requests for the\n\
@@ -204,11 +184,11 @@ pub static ROOT: CommandSpec = group(
             )
             .flags(&[FlagSpec::new("interactive", Kind::Bool, "prompt for the blocks").short('i')]),
         command("compaction", " [options] <revision>", Run::Compaction, "Drops history before a revision")
-            .under(Group::KeyValue)
+            .under(KEY_VALUE)
             .flags(&[FlagSpec::new("physical", Kind::Bool, "wait until the old revisions are gone from disk")]),
         group(
             "alarm",
-            Group::Maintenance,
+            MAINTENANCE,
             "Alarms; see `etcdctl alarm --help`",
             &[
                 command("disarm", "", Run::AlarmDisarm, "Clears all alarms"),
@@ -216,11 +196,11 @@ pub static ROOT: CommandSpec = group(
             ],
         ),
         command("defrag", "", Run::Defrag, "Defragments the database of the given endpoints")
-            .under(Group::Maintenance)
+            .under(MAINTENANCE)
             .persistent(&[CLUSTER]),
         group(
             "endpoint",
-            Group::Maintenance,
+            MAINTENANCE,
             "State of single endpoints; see `etcdctl endpoint --help`",
             &[
                 command("health", "", Run::EndpointHealth, "Checks that each endpoint can commit"),
@@ -236,19 +216,19 @@ pub static ROOT: CommandSpec = group(
             Run::MoveLeader,
             "Makes another member the leader",
         )
-        .under(Group::Maintenance),
+        .under(MAINTENANCE),
         command(
             "watch",
             " [options] [key or prefix] [range_end] [--] [exec-command arg1 arg2 ...]",
             Run::Watch,
             "Shows changes as they happen",
         )
-        .under(Group::KeyValue)
+        .under(KEY_VALUE)
         .flags(WATCH_FLAGS),
-        command("version", "", Run::Version, "Shows the version of etcdctl").under(Group::Utility),
+        command("version", "", Run::Version, "Shows the version of etcdctl").under(UTILITY),
         group(
             "lease",
-            Group::KeyValue,
+            KEY_VALUE,
             "Leases; see `etcdctl lease --help`",
             &[
                 command("grant", " <ttl>", Run::LeaseGrant, "Grants a lease"),
@@ -262,7 +242,7 @@ pub static ROOT: CommandSpec = group(
         ),
         group(
             "member",
-            Group::Maintenance,
+            MAINTENANCE,
             "Members of the cluster; see `etcdctl member --help`",
             &[
                 command("add", " <memberName> [options]", Run::MemberAdd, "Adds a member").flags(&[
@@ -278,12 +258,13 @@ pub static ROOT: CommandSpec = group(
         ),
         group(
             "snapshot",
-            Group::Maintenance,
+            MAINTENANCE,
             "Snapshots of the database of one member",
-            &[command("save", " <filename>", Run::SnapshotSave, "Saves a snapshot of the endpoint to a file")],
+            &[command("save", " <filename>", Run::SnapshotSave, "Saves a snapshot of the endpoint to a file")
+                .offers(Arguments::Files)],
         ),
         command("make-mirror", " [options] <destination>", Run::MakeMirror, "Copies keys to another cluster, for ever")
-            .under(Group::Utility)
+            .under(UTILITY)
             .flags(&[
                 FlagSpec::new("prefix", Kind::Text, "copy keys that begin so"),
                 FlagSpec::new("rev", Kind::Int, "skip the first copy, follow from this revision"),
@@ -291,23 +272,23 @@ pub static ROOT: CommandSpec = group(
                     .default("128"),
                 FlagSpec::new("dest-prefix", Kind::Text, "replaces the prefix at the destination"),
                 FlagSpec::new("no-dest-prefix", Kind::Bool, "cuts the prefix off at the destination"),
-                FlagSpec::new("dest-cert", Kind::Text, "client certificate for the destination, a PEM file"),
-                FlagSpec::new("dest-key", Kind::Text, "key of that certificate, a PEM file"),
-                FlagSpec::new("dest-cacert", Kind::Text, "certificates that may sign the destination's, a PEM file"),
+                FlagSpec::path("dest-cert", "client certificate for the destination, a PEM file"),
+                FlagSpec::path("dest-key", "key of that certificate, a PEM file"),
+                FlagSpec::path("dest-cacert", "certificates that may sign the destination's, a PEM file"),
                 FlagSpec::new("dest-insecure-transport", Kind::Bool, "plain text when no TLS file is given")
                     .default("true"),
                 FlagSpec::new("dest-user", Kind::Text, "name[:password] at the destination"),
                 FlagSpec::new("dest-password", Kind::Text, "password at the destination"),
             ]),
         command("lock", " <lockname> [exec-command arg1 arg2 ...]", Run::Lock, "Takes a lock")
-            .under(Group::Concurrency)
+            .under(CONCURRENCY)
             .flags(&[FlagSpec::new("ttl", Kind::Int, "seconds that the lock outlives this program").default("10")]),
         command("elect", " <election-name> [proposal]", Run::Elect, "Stands for election, or watches one")
-            .under(Group::Concurrency)
+            .under(CONCURRENCY)
             .flags(&[FlagSpec::new("listen", Kind::Bool, "show the leaders instead of standing").short('l')]),
         group(
             "auth",
-            Group::Authentication,
+            AUTHENTICATION,
             "Switches authentication; see `etcdctl auth --help`",
             &[
                 command("enable", "", Run::AuthEnable, "Switches authentication on"),
@@ -317,7 +298,7 @@ pub static ROOT: CommandSpec = group(
         ),
         group(
             "user",
-            Group::Authentication,
+            AUTHENTICATION,
             "Users; see `etcdctl user --help`",
             &[
                 command("add", " <user name or user:password> [options]", Run::UserAdd, "Adds a user").flags(&[
@@ -337,7 +318,7 @@ pub static ROOT: CommandSpec = group(
         ),
         group(
             "role",
-            Group::Authentication,
+            AUTHENTICATION,
             "Roles; see `etcdctl role --help`",
             &[
                 command("add", " <role name>", Run::RoleAdd, "Adds a role"),
@@ -362,7 +343,7 @@ pub static ROOT: CommandSpec = group(
         ),
         group(
             "check",
-            Group::Utility,
+            UTILITY,
             "Tests what a cluster can do; see `etcdctl check --help`",
             &[
                 command("perf", " [options]", Run::CheckPerf, "Writes at a steady rate for a minute").flags(&[
@@ -380,7 +361,9 @@ pub static ROOT: CommandSpec = group(
             ],
         ),
         command("completion", " [bash|zsh|fish|powershell]", Run::Completion, "Prints a script for shell completion")
-            .under(Group::Utility)
+            .under(UTILITY)
+            .offers(Arguments::Words(complete::SHELLS))
+.exactly(1)
             .long(
                 "Prints a script that teaches a shell to complete etcdctl's commands and flags. To use it now:\n\n  \
                  bash:        source <(etcdctl completion bash)\n  \
@@ -391,7 +374,7 @@ pub static ROOT: CommandSpec = group(
             ),
         group(
             "downgrade",
-            Group::Maintenance,
+            MAINTENANCE,
             "Downgrades; see `etcdctl downgrade --help`",
             &[
                 command("validate", " <TARGET_VERSION>", Run::DowngradeValidate, "Checks whether a downgrade could start"),
@@ -399,20 +382,28 @@ pub static ROOT: CommandSpec = group(
                 command("cancel", "", Run::DowngradeCancel, "Calls a downgrade off"),
             ],
         ),
-        command("options", "", Run::Options, "Shows the flags that all commands have").under(Group::Utility),
+        command("options", "", Run::Options, "Shows the flags that all commands have").under(UTILITY),
         command("help", " [command]", Run::Help, "Help about any command")
-            .under(Group::Utility)
+            .under(UTILITY)
+            .offers(Arguments::Topics)
             .long("Help about any command: etcdctl help [path to command].\n"),
     ],
 )
-.persistent(GLOBAL);
+.persistent(GLOBAL)
+.headings(&[KEY_VALUE, MAINTENANCE, CONCURRENCY, AUTHENTICATION, UTILITY]);
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Flags;
+    use bytes::Bytes;
+    use cli::complete::complete;
+    use cli::help::{help, usage};
+    use cli::parse::parse;
+    use cli::{Flags, Invocation, Outcome};
 
-    fn visit(path: &mut Vec<&'static CommandSpec>, seen: &mut usize) {
+    use crate::GLOBAL_FLAGS;
+
+    fn visit(path: &mut Vec<&'static Command>, seen: &mut usize) {
         // Building the flags parses every default.
         Flags::of(path);
         let here = *path.last().unwrap();
@@ -430,6 +421,123 @@ mod tests {
         let mut seen = 0;
         visit(&mut vec![&ROOT], &mut seen);
         assert!(seen > 60, "only {seen} commands");
-        assert!(ROOT.children.iter().all(|child| child.group != Group::None));
+        assert!(ROOT.children.iter().all(|child| ROOT.headings.contains(&child.heading)));
+    }
+
+    fn line(line: &str) -> Outcome<Run> {
+        let words: Vec<Bytes> = line
+            .split(' ')
+            .filter(|word| !word.is_empty())
+            .map(|word| Bytes::copy_from_slice(word.as_bytes()))
+            .collect();
+        parse(&ROOT, &words)
+    }
+
+    fn run(text: &str) -> Invocation<Run> {
+        match line(text) {
+            Outcome::Run(invocation) => invocation,
+            other => panic!("{text:?} became {other:?}"),
+        }
+    }
+
+    fn check_failure(text: &str, expected: &str) {
+        match line(text) {
+            Outcome::Usage(text, _) | Outcome::UnknownCommand(text) => assert_eq!(text, expected),
+            other => panic!("{text:?} became {other:?}"),
+        }
+    }
+
+    #[test]
+    fn flags_stand_anywhere() {
+        let invocation = run("--endpoints a:1,b:2 -w json get k --endpoints=c:3 --limit 0x10 --prefix=f e");
+        assert_eq!(invocation.command().name, "get");
+        assert_eq!(invocation.args, ["k", "e"]);
+        assert_eq!(invocation.flags.list("endpoints"), ["a:1", "b:2", "c:3"]);
+        assert_eq!(invocation.flags.int("limit"), 16);
+        assert!(!invocation.flags.bool("prefix") && invocation.flags.is_given("prefix"));
+        assert_eq!(invocation.flags.text("write-out"), "json");
+    }
+
+    #[test]
+    fn words_may_be_cut_and_dashes_end_flags() {
+        assert_eq!(run("mem li").command().name, "list");
+        let invocation = run("pu k -- -v --x");
+        assert_eq!(invocation.args, ["k", "-v", "--x"]);
+        assert_eq!(invocation.before_dash, Some(1));
+        // A value before the command, which is not mistaken for the command.
+        assert_eq!(run("-w get put k").command().name, "put");
+        assert_eq!(run("elect -lwjson e").flags.text("write-out"), "json");
+    }
+
+    #[test]
+    fn what_pflag_refuses() {
+        check_failure("get --bogus k", "unknown flag: --bogus");
+        check_failure("get -x k", "unknown shorthand flag: 'x' in -x");
+        check_failure("get k -w", "flag needs an argument: 'w' in -w");
+        check_failure("get k --rev", "flag needs an argument: --rev");
+        check_failure("get k --=3", "bad flag syntax: --=3");
+        check_failure(
+            "get k --rev x",
+            "invalid argument \"x\" for \"--rev\" flag: strconv.ParseInt: parsing \"x\": invalid syntax",
+        );
+        check_failure(
+            "get k --prefix=maybe",
+            "invalid argument \"maybe\" for \"--prefix\" flag: strconv.ParseBool: parsing \"maybe\": invalid syntax",
+        );
+        check_failure("bogus", "unknown command \"bogus\" for \"etcdctl\"");
+        check_failure("gte", "unknown command \"gte\" for \"etcdctl\"\n\nDid you mean this?\n\tget\n");
+        check_failure(
+            "e k",
+            "unknown command \"e\" for \"etcdctl\"\n\nDid you mean this?\n\tget\n\tdel\n\tendpoint\n\telect\n",
+        );
+    }
+
+    #[test]
+    fn groups_show_help_whatever_follows() {
+        for text in
+            ["", "--help", "lease", "lease bogus", "snapshot status x.db", "get --help k", "lease -h grant"]
+        {
+            assert!(matches!(line(text), Outcome::Help(_)), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_root_help_has_all_headings_and_no_flags() {
+        let text = help(&[&ROOT], GLOBAL_FLAGS);
+        for heading in ROOT.headings {
+            assert!(text.contains(&format!("\n\n{heading}\n  ")), "{heading}");
+        }
+        assert!(!text.contains("Flags:"));
+        assert!(text.ends_with("(applies to all commands).\n"));
+        assert!(text.contains("\n  make-mirror "));
+    }
+
+    #[test]
+    fn the_help_of_a_command_below_a_group() {
+        let endpoint = ROOT.child(b"endpoint").unwrap();
+        let hashkv = endpoint.child(b"hashkv").unwrap();
+        let text = usage(&[&ROOT, endpoint, hashkv], GLOBAL_FLAGS);
+        let expected = "Usage:\n  etcdctl endpoint hashkv [flags]\n\nFlags:\n  -h, --help      help for hashkv\n      --rev int   ";
+        assert!(text.starts_with(expected), "{text}");
+        assert!(text.contains("\n\nGlobal Flags:\n      --cluster   "), "{text}");
+    }
+
+    fn check_candidates(line: &[&'static str], expected: &str) {
+        let words: Vec<Bytes> = line.iter().map(|word| Bytes::from_static(word.as_bytes())).collect();
+        assert_eq!(complete(&ROOT, &words, false), expected, "{line:?}");
+    }
+
+    #[test]
+    fn candidates_come_from_the_table() {
+        check_candidates(&["le"], "lease\n:4\n");
+        check_candidates(&["lease", ""], "grant\nkeep-alive\nlist\nrevoke\ntimetolive\n:4\n");
+        check_candidates(&["get", "--order", ""], "ASCEND\nDESCEND\n:4\n");
+        check_candidates(&["-w", "j"], "json\n:4\n");
+        check_candidates(&["--write-out=t"], "--write-out=table\n:4\n");
+        check_candidates(&["get", "k", "--min"], "--min-create-rev\n--min-mod-rev\n:4\n");
+        check_candidates(&["snapshot", "save", ""], ":0\n");
+        check_candidates(&["completion", "f"], "fish\n:4\n");
+        check_candidates(&["help", "mem"], "member\n:4\n");
+        check_candidates(&["help", "member", "a"], "add\n:4\n");
     }
 }

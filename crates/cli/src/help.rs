@@ -1,36 +1,66 @@
 //! Help and usage texts, laid out as cobra lays them out.
 
-use super::spec::{CommandSpec, FlagSpec, Group, Kind, Run};
-use crate::text::quote;
+use bytes::Bytes;
 
-const POINTER: &str =
-    "Use \"etcdctl options\" for a list of global command-line options (applies to all commands).\n";
+use crate::parse;
+use crate::spec::{Arguments, CommandSpec, FlagSpec, Kind};
+use crate::text::{lossy, quote};
+
+/// How a program shows the flags that all its commands have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GlobalFlags {
+    /// In the help of every command.
+    Listed,
+    /// Nowhere; this line, which says where they are, ends each help.
+    Elsewhere(&'static str),
+}
 
 /// The whole help of a command, for stdout.
-pub fn help(path: &[&'static CommandSpec]) -> String {
+pub fn help<R>(path: &[&'static CommandSpec<R>], globals: GlobalFlags) -> String {
     let command = path.last().expect("a path begins with the root");
     let text = if command.long.is_empty() { command.short } else { command.long };
-    format!("{}\n\n{}{POINTER}", text.trim_end(), usage(path))
+    let pointer = match globals {
+        GlobalFlags::Listed => "",
+        GlobalFlags::Elsewhere(pointer) => pointer,
+    };
+    format!("{}\n\n{}{pointer}", text.trim_end(), usage(path, globals))
+}
+
+/// The help of the command that the words of `help` name; the error is for stderr.
+pub fn topic<R>(
+    root: &'static CommandSpec<R>,
+    words: &[Bytes],
+    globals: GlobalFlags,
+) -> Result<String, String> {
+    let (path, rest) = parse::find(root, words);
+    if path.len() == 1 && !rest.is_empty() {
+        let words: Vec<_> = words.iter().map(|word| format!("`{}`", lossy(word))).collect();
+        return Err(format!("Unknown help topic [{}]\n{}", words.join(" "), usage(&path, globals)));
+    }
+    Ok(help(&path, globals))
 }
 
 /// How to call a command.
-pub fn usage(path: &[&'static CommandSpec]) -> String {
+pub fn usage<R>(path: &[&'static CommandSpec<R>], globals: GlobalFlags) -> String {
     let (command, parents) = path.split_last().expect("a path begins with the root");
     let name = path.iter().map(|command| command.name).collect::<Vec<_>>().join(" ");
     let mut out = "Usage:".to_owned();
     if command.run.is_some() {
-        out.push_str(&format!("\n  {name}{}{}", command.arguments, flags_mark(command)));
+        // What takes one word and nothing else says so instead.
+        let mark = if matches!(command.offers, Arguments::Words(_)) { "" } else { " [flags]" };
+        out.push_str(&format!("\n  {name}{}{mark}", command.arguments));
     }
     if !command.children.is_empty() {
         out.push_str(&format!("\n  {name} [command]"));
         list_children(&mut out, command);
     }
-    // Global flags have a command of their own; only those below the root are listed.
-    if !parents.is_empty() {
+    let listed = globals == GlobalFlags::Listed;
+    if listed || !parents.is_empty() {
         let own = command.flags.iter().chain(command.persistent);
         let help = format!("help for {}", command.name);
-        let inherited: Vec<_> = parents[1..].iter().flat_map(|parent| parent.persistent).collect();
         out.push_str(&format!("\n\nFlags:\n{}", flag_table(own, Some(&help)).trim_end()));
+        let above = if listed { parents } else { parents.get(1..).unwrap_or_default() };
+        let inherited: Vec<_> = above.iter().flat_map(|parent| parent.persistent).collect();
         if !inherited.is_empty() {
             out.push_str(&format!("\n\nGlobal Flags:\n{}", flag_table(inherited, None).trim_end()));
         }
@@ -42,24 +72,19 @@ pub fn usage(path: &[&'static CommandSpec]) -> String {
     out
 }
 
-fn flags_mark(command: &CommandSpec) -> &'static str {
-    // Completion says nothing about flags, it has none of its own.
-    if command.run == Some(Run::Completion) { "" } else { " [flags]" }
-}
-
-fn list_children(out: &mut String, command: &CommandSpec) {
+fn list_children<R>(out: &mut String, command: &CommandSpec<R>) {
     let mut children: Vec<_> = command.children.iter().collect();
     children.sort_by_key(|child| child.name);
     let width = children.iter().map(|child| child.name.len()).max().unwrap_or(0).max(11);
-    let mut section = |heading: &str, group: Option<Group>| {
-        out.push_str(&format!("\n\n{heading}"));
-        for child in children.iter().filter(|child| group.is_none_or(|group| child.group == group)) {
+    let mut section = |title: &str, heading: Option<&str>| {
+        out.push_str(&format!("\n\n{title}"));
+        for child in children.iter().filter(|child| heading.is_none_or(|heading| child.heading == heading)) {
             out.push_str(&format!("\n  {:width$} {}", child.name, child.short));
         }
     };
-    match command.children.iter().all(|child| child.group == Group::None) {
-        true => section("Available Commands:", None),
-        false => Group::HEADINGS.iter().for_each(|(group, heading)| section(heading, Some(*group))),
+    match command.headings {
+        [] => section("Available Commands:", None),
+        headings => headings.iter().for_each(|heading| section(heading, Some(heading))),
     }
 }
 
@@ -102,29 +127,7 @@ fn right(spec: &FlagSpec) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::table::ROOT;
     use super::*;
-
-    #[test]
-    fn the_root_help_has_all_headings_and_no_flags() {
-        let text = help(&[&ROOT]);
-        for (_, heading) in Group::HEADINGS {
-            assert!(text.contains(&format!("\n\n{heading}\n  ")), "{heading}");
-        }
-        assert!(!text.contains("Flags:"));
-        assert!(text.ends_with(POINTER));
-        assert!(text.contains("\n  make-mirror "));
-    }
-
-    #[test]
-    fn the_help_of_a_command_below_a_group() {
-        let endpoint = ROOT.child(b"endpoint").unwrap();
-        let hashkv = endpoint.child(b"hashkv").unwrap();
-        let text = usage(&[&ROOT, endpoint, hashkv]);
-        let expected = "Usage:\n  etcdctl endpoint hashkv [flags]\n\nFlags:\n  -h, --help      help for hashkv\n      --rev int   ";
-        assert!(text.starts_with(expected), "{text}");
-        assert!(text.contains("\n\nGlobal Flags:\n      --cluster   "), "{text}");
-    }
 
     #[test]
     fn defaults_are_shown_unless_they_are_zero() {
@@ -135,5 +138,19 @@ mod tests {
         ];
         let expected = "      --on                 u (default true)\n      --rev int            u\n  -w, --write-out string   u (default \"simple\")\n";
         assert_eq!(flag_table(&specs, None), expected);
+    }
+
+    static LEAF: CommandSpec<()> = CommandSpec::command("leaf", " <file>", (), "Does something")
+        .flags(&[FlagSpec::new("rev", Kind::Int, "which revision")]);
+    static ROOT: CommandSpec<()> = CommandSpec::group("tool", "A tool", &[LEAF])
+        .persistent(&[FlagSpec::new("timeout", Kind::Duration, "how long").default("10s")]);
+
+    #[test]
+    fn global_flags_are_listed_or_elsewhere() {
+        let expected = "Usage:\n  tool leaf <file> [flags]\n\nFlags:\n  -h, --help      help for leaf\n      --rev int   which revision\n";
+        assert_eq!(usage(&[&ROOT, &LEAF], GlobalFlags::Elsewhere("")), expected);
+        let listed =
+            format!("{expected}\nGlobal Flags:\n      --timeout duration   how long (default 10s)\n");
+        assert_eq!(usage(&[&ROOT, &LEAF], GlobalFlags::Listed), listed);
     }
 }

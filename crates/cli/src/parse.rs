@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::spec::{CommandSpec, FlagSpec, Kind};
 use crate::number;
+use crate::spec::{Arguments, CommandSpec, FlagSpec, Kind};
 use crate::text::{lossy, quote};
 
 static HELP: FlagSpec = FlagSpec::new("help", Kind::Bool, "help for this command").short('h');
@@ -49,7 +49,7 @@ impl Flags {
     }
 
     /// The flags of the last command of `path`, inherited ones and `--help` included.
-    pub fn of(path: &[&'static CommandSpec]) -> Self {
+    pub fn of<R>(path: &[&'static CommandSpec<R>]) -> Self {
         let (last, parents) = path.split_last().expect("a path begins with the root");
         let inherited = parents.iter().flat_map(|parent| parent.persistent);
         Self::new(inherited.chain(last.persistent).chain(last.flags).chain([&HELP]))
@@ -99,6 +99,12 @@ impl Flags {
             Value::List(items) => items.clone(),
             _ => Vec::new(),
         }
+    }
+
+    /// Required flags that were not given, sorted by name.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let required = self.known.values().map(|(spec, _)| *spec).filter(|spec| spec.required);
+        required.map(|spec| spec.name).filter(|name| !self.is_given(name)).collect()
     }
 
     /// A duration.
@@ -318,9 +324,9 @@ fn comma_separated(line: &str) -> Result<Vec<String>, String> {
 
 /// A command to carry out.
 #[derive(Debug)]
-pub struct Invocation {
+pub struct Invocation<R: 'static> {
     /// From the root to the command.
-    pub path: Vec<&'static CommandSpec>,
+    pub path: Vec<&'static CommandSpec<R>>,
     /// Its flags.
     pub flags: Flags,
     /// Its arguments.
@@ -329,9 +335,9 @@ pub struct Invocation {
     pub before_dash: Option<usize>,
 }
 
-impl Invocation {
+impl<R> Invocation<R> {
     /// The command.
-    pub fn command(&self) -> &'static CommandSpec {
+    pub fn command(&self) -> &'static CommandSpec<R> {
         self.path.last().expect("a path begins with the root")
     }
 
@@ -343,19 +349,19 @@ impl Invocation {
 
 /// What the words amount to.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum Outcome<R: 'static> {
     /// Carry out a command.
-    Run(Invocation),
+    Run(Invocation<R>),
     /// Print the help of the last command of this path.
-    Help(Vec<&'static CommandSpec>),
+    Help(Vec<&'static CommandSpec<R>>),
     /// No such command.
     UnknownCommand(String),
     /// A flag is wrong: the text, and whose usage to print.
-    Usage(String, Vec<&'static CommandSpec>),
+    Usage(String, Vec<&'static CommandSpec<R>>),
 }
 
 /// Finds the command: returns the path to it and the words that are not command words.
-pub fn find(root: &'static CommandSpec, words: &[Bytes]) -> (Vec<&'static CommandSpec>, Vec<Bytes>) {
+pub fn find<R>(root: &'static CommandSpec<R>, words: &[Bytes]) -> (Vec<&'static CommandSpec<R>>, Vec<Bytes>) {
     let mut path = vec![root];
     let mut words = words.to_vec();
     loop {
@@ -389,7 +395,7 @@ fn first_bare_word(flags: &Flags, words: &[Bytes]) -> Option<usize> {
 }
 
 /// Reads a command line, program name excluded.
-pub fn parse(root: &'static CommandSpec, words: &[Bytes]) -> Outcome {
+pub fn parse<R>(root: &'static CommandSpec<R>, words: &[Bytes]) -> Outcome<R> {
     let (path, words) = find(root, words);
     let mut flags = Flags::of(&path);
     if path.len() == 1
@@ -408,7 +414,31 @@ pub fn parse(root: &'static CommandSpec, words: &[Bytes]) -> Outcome {
     }
 }
 
-fn unknown_command(root: &'static CommandSpec, word: &str) -> String {
+/// What the table alone says of arguments and flags: their number, the words that are accepted, flags
+/// that must be given. The error is for whoever called the command wrongly.
+pub fn check_arguments<R>(invocation: &Invocation<R>, program: &str) -> Result<(), String> {
+    let (command, count) = (invocation.command(), invocation.args.len());
+    if let Some(exactly) = command.exactly.filter(|exactly| *exactly != count) {
+        return Err(format!("accepts {exactly} arg(s), received {count}"));
+    }
+    if let Arguments::Words(words) = command.offers
+        && let Some(other) =
+            invocation.args.iter().find(|arg| !words.iter().any(|word| word.as_bytes() == &arg[..]))
+    {
+        return Err(format!(
+            "invalid argument {} for {}",
+            quote(other),
+            quote(format!("{program} {}", command.name))
+        ));
+    }
+    let missing: Vec<_> = invocation.flags.missing().into_iter().map(quote).collect();
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(format!("required flag(s) {} not set", missing.join(", "))),
+    }
+}
+
+fn unknown_command<R>(root: &'static CommandSpec<R>, word: &str) -> String {
     let mut text = format!("unknown command {} for {}", quote(word), quote(root.name));
     let similar: Vec<_> = root
         .children
@@ -440,85 +470,7 @@ fn distance(left: &str, right: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::table::ROOT;
     use super::*;
-
-    fn line(line: &str) -> Outcome {
-        let words: Vec<Bytes> = line
-            .split(' ')
-            .filter(|word| !word.is_empty())
-            .map(|word| Bytes::copy_from_slice(word.as_bytes()))
-            .collect();
-        parse(&ROOT, &words)
-    }
-
-    fn run(text: &str) -> Invocation {
-        match line(text) {
-            Outcome::Run(invocation) => invocation,
-            other => panic!("{text:?} became {other:?}"),
-        }
-    }
-
-    fn check_failure(text: &str, expected: &str) {
-        match line(text) {
-            Outcome::Usage(text, _) | Outcome::UnknownCommand(text) => assert_eq!(text, expected),
-            other => panic!("{text:?} became {other:?}"),
-        }
-    }
-
-    #[test]
-    fn flags_stand_anywhere() {
-        let invocation = run("--endpoints a:1,b:2 -w json get k --endpoints=c:3 --limit 0x10 --prefix=f e");
-        assert_eq!(invocation.command().name, "get");
-        assert_eq!(invocation.args, ["k", "e"]);
-        assert_eq!(invocation.flags.list("endpoints"), ["a:1", "b:2", "c:3"]);
-        assert_eq!(invocation.flags.int("limit"), 16);
-        assert!(!invocation.flags.bool("prefix") && invocation.flags.is_given("prefix"));
-        assert_eq!(invocation.flags.text("write-out"), "json");
-    }
-
-    #[test]
-    fn words_may_be_cut_and_dashes_end_flags() {
-        assert_eq!(run("mem li").command().name, "list");
-        let invocation = run("pu k -- -v --x");
-        assert_eq!(invocation.args, ["k", "-v", "--x"]);
-        assert_eq!(invocation.before_dash, Some(1));
-        // A value before the command, which is not mistaken for the command.
-        assert_eq!(run("-w get put k").command().name, "put");
-        assert_eq!(run("elect -lwjson e").flags.text("write-out"), "json");
-    }
-
-    #[test]
-    fn what_pflag_refuses() {
-        check_failure("get --bogus k", "unknown flag: --bogus");
-        check_failure("get -x k", "unknown shorthand flag: 'x' in -x");
-        check_failure("get k -w", "flag needs an argument: 'w' in -w");
-        check_failure("get k --rev", "flag needs an argument: --rev");
-        check_failure("get k --=3", "bad flag syntax: --=3");
-        check_failure(
-            "get k --rev x",
-            "invalid argument \"x\" for \"--rev\" flag: strconv.ParseInt: parsing \"x\": invalid syntax",
-        );
-        check_failure(
-            "get k --prefix=maybe",
-            "invalid argument \"maybe\" for \"--prefix\" flag: strconv.ParseBool: parsing \"maybe\": invalid syntax",
-        );
-        check_failure("bogus", "unknown command \"bogus\" for \"etcdctl\"");
-        check_failure("gte", "unknown command \"gte\" for \"etcdctl\"\n\nDid you mean this?\n\tget\n");
-        check_failure(
-            "e k",
-            "unknown command \"e\" for \"etcdctl\"\n\nDid you mean this?\n\tget\n\tdel\n\tendpoint\n\telect\n",
-        );
-    }
-
-    #[test]
-    fn groups_show_help_whatever_follows() {
-        for text in
-            ["", "--help", "lease", "lease bogus", "snapshot status x.db", "get --help k", "lease -h grant"]
-        {
-            assert!(matches!(line(text), Outcome::Help(_)), "{text:?}");
-        }
-    }
 
     #[test]
     fn lists_are_comma_separated_values() {

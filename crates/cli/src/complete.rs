@@ -1,25 +1,36 @@
 //! Shell completion: the scripts ask the program itself, through the hidden command `__complete`.
 //!
-//! The protocol is cobra's, so scripts made by upstream's etcdctl work with this program too: one
+//! The protocol is cobra's, so scripts made by upstream's tools work with these programs too: one
 //! candidate per line, `name<TAB>description`, then `:` and a number. 4 says "no file names".
 
 use bytes::Bytes;
 
-use super::parse::{Flags, find};
-use super::spec::{CommandSpec, FlagSpec, Kind, Run};
-use super::table::ROOT;
+use crate::parse::{Flags, find};
+use crate::spec::{Arguments, CommandSpec, FlagSpec, Kind};
 use crate::text::lossy;
 
 const NO_FILES: u8 = 4;
 const FILES: u8 = 0;
 
+/// The shells that there are scripts for.
+pub const SHELLS: &[&str] = &["bash", "zsh", "fish", "powershell"];
+
+/// The answer for a command line that begins with the hidden command; `None` for any other.
+pub fn answer<R>(root: &'static CommandSpec<R>, words: &[Bytes]) -> Option<String> {
+    match words.split_first() {
+        Some((hidden, rest)) if &hidden[..] == b"__complete" => Some(complete(root, rest, true)),
+        Some((hidden, rest)) if &hidden[..] == b"__completeNoDesc" => Some(complete(root, rest, false)),
+        _ => None,
+    }
+}
+
 /// The answer for the words of a line, the unfinished last one included.
-pub fn complete(words: &[Bytes], descriptions: bool) -> String {
+pub fn complete<R>(root: &'static CommandSpec<R>, words: &[Bytes], descriptions: bool) -> String {
     let (last, before) = match words.split_last() {
         Some((last, before)) => (lossy(last), before),
         None => (String::new(), &[][..]),
     };
-    let (path, rest) = find(&ROOT, before);
+    let (path, rest) = find(root, before);
     let command = path.last().expect("a path begins with the root");
     let flags: Vec<_> = path.iter().flat_map(|part| part.persistent).chain(command.flags).collect();
     let (candidates, directive) = candidates(command, &flags, &rest, &path, &last);
@@ -35,11 +46,11 @@ pub fn complete(words: &[Bytes], descriptions: bool) -> String {
 
 type Candidate = (String, &'static str);
 
-fn candidates(
-    command: &'static CommandSpec,
+fn candidates<R>(
+    command: &'static CommandSpec<R>,
     flags: &[&'static FlagSpec],
     rest: &[Bytes],
-    path: &[&'static CommandSpec],
+    path: &[&'static CommandSpec<R>],
     last: &str,
 ) -> (Vec<Candidate>, u8) {
     // The word is the value of a flag: of the one before, or behind the equals sign.
@@ -63,38 +74,33 @@ fn candidates(
             .filter(|(name, _)| name.starts_with(last));
         return (sorted(named), NO_FILES);
     }
-    let children = command
-        .children
-        .iter()
-        .map(|child| (child.name.to_owned(), child.short))
-        .filter(|(name, _)| name.starts_with(last));
     if !command.children.is_empty() {
-        return (sorted(children), NO_FILES);
+        return (children(command, last), NO_FILES);
     }
-    let words: &[&str] = match command.run {
-        Some(Run::Completion) => &["bash", "zsh", "fish", "powershell"],
-        Some(Run::SnapshotSave) => return (Vec::new(), FILES),
-        Some(Run::Help) => {
+    match command.offers {
+        Arguments::Unknown => (Vec::new(), NO_FILES),
+        Arguments::Files => (Vec::new(), FILES),
+        Arguments::Words(words) => {
+            let words = words.iter().filter(|word| word.starts_with(last));
+            (words.map(|word| ((*word).to_owned(), "")).collect(), NO_FILES)
+        }
+        Arguments::Topics => {
             let mut flags = Flags::of(path);
             let args = flags.parse(rest).map(|(args, _)| args).unwrap_or_default();
-            let (path, _) = find(&ROOT, &args);
-            let topic = path.last().expect("a path begins with the root");
-            let children = topic
-                .children
-                .iter()
-                .map(|child| (child.name.to_owned(), child.short))
-                .filter(|(name, _)| name.starts_with(last));
-            return (sorted(children), NO_FILES);
+            let (path, _) = find(path[0], &args);
+            (children(path.last().expect("a path begins with the root"), last), NO_FILES)
         }
-        _ => &[],
-    };
-    let words = words.iter().filter(|word| word.starts_with(last)).map(|word| ((*word).to_owned(), ""));
-    (words.collect(), NO_FILES)
+    }
+}
+
+fn children<R>(command: &'static CommandSpec<R>, last: &str) -> Vec<Candidate> {
+    let children = command.children.iter().map(|child| (child.name.to_owned(), child.short));
+    sorted(children.filter(|(name, _)| name.starts_with(last)))
 }
 
 fn choices(spec: Option<&&'static FlagSpec>, typed: &str, prefix: &str) -> (Vec<Candidate>, u8) {
     let Some(spec) = spec else { return (Vec::new(), NO_FILES) };
-    if ["cert", "key", "cacert"].iter().any(|file| spec.name.trim_start_matches("dest-") == *file) {
+    if spec.is_path {
         return (Vec::new(), FILES);
     }
     let offered = spec.choices.iter().filter(|choice| choice.starts_with(typed));
@@ -107,20 +113,21 @@ fn sorted(candidates: impl Iterator<Item = Candidate>) -> Vec<Candidate> {
     candidates
 }
 
-/// The script for a shell; `None` for a shell that has none.
-pub fn script(shell: &str) -> Option<&'static str> {
-    match shell {
-        "bash" => Some(BASH),
-        "zsh" => Some(ZSH),
-        "fish" => Some(FISH),
-        "powershell" => Some(POWERSHELL),
-        _ => None,
-    }
+/// The script of a program for a shell; `None` for a shell that has none.
+pub fn script(program: &str, shell: &str) -> Option<String> {
+    let script = match shell {
+        "bash" => BASH,
+        "zsh" => ZSH,
+        "fish" => FISH,
+        "powershell" => POWERSHELL,
+        _ => return None,
+    };
+    Some(script.replace("PROGRAM", program))
 }
 
-const BASH: &str = r#"# bash completion for etcdctl
+const BASH: &str = r#"# bash completion for PROGRAM
 
-__start_etcdctl() {
+__start_PROGRAM() {
     local line out directive current=${COMP_WORDS[COMP_CWORD]}
     local words=("${COMP_WORDS[@]:1:COMP_CWORD-1}" "$current")
     # An equals sign splits words in bash: put flag and value together again.
@@ -150,13 +157,13 @@ __start_etcdctl() {
     fi
 }
 
-complete -o default -F __start_etcdctl etcdctl
+complete -o default -F __start_PROGRAM PROGRAM
 "#;
 
-const ZSH: &str = r#"#compdef etcdctl
-compdef _etcdctl etcdctl
+const ZSH: &str = r#"#compdef PROGRAM
+compdef _PROGRAM PROGRAM
 
-_etcdctl() {
+_PROGRAM() {
     local out line directive
     local -a candidates
     out=$("${words[1]}" __complete "${(@)words[2,CURRENT]}" 2>/dev/null) || return
@@ -168,20 +175,20 @@ _etcdctl() {
         candidates+=("${name//:/\\:}${description:+:$description}")
     done
     if (( ${#candidates} )); then
-        _describe 'etcdctl' candidates
+        _describe 'PROGRAM' candidates
     elif [[ $directive == 0 ]]; then
         _files
     fi
 }
 
-if [[ ${funcstack[1]} == _etcdctl ]]; then
-    _etcdctl
+if [[ ${funcstack[1]} == _PROGRAM ]]; then
+    _PROGRAM
 fi
 "#;
 
-const FISH: &str = r#"# fish completion for etcdctl
+const FISH: &str = r#"# fish completion for PROGRAM
 
-function __etcdctl_candidates
+function __PROGRAM_candidates
     set -l words (commandline -opc) (commandline -ct)
     set -l out ($words[1] __complete $words[2..] 2>/dev/null)
     or return
@@ -190,19 +197,19 @@ function __etcdctl_candidates
     end
 end
 
-function __etcdctl_wants_files
+function __PROGRAM_wants_files
     set -l words (commandline -opc) (commandline -ct)
     test (count $words) -gt 1; and $words[1] __complete $words[2..] 2>/dev/null | tail -n 1 | string match -q ':0'
 end
 
-complete -c etcdctl -e
-complete -c etcdctl -n 'not __etcdctl_wants_files' -f
-complete -c etcdctl -a '(__etcdctl_candidates)'
+complete -c PROGRAM -e
+complete -c PROGRAM -n 'not __PROGRAM_wants_files' -f
+complete -c PROGRAM -a '(__PROGRAM_candidates)'
 "#;
 
-const POWERSHELL: &str = r#"# powershell completion for etcdctl
+const POWERSHELL: &str = r#"# powershell completion for PROGRAM
 
-Register-ArgumentCompleter -Native -CommandName 'etcdctl' -ScriptBlock {
+Register-ArgumentCompleter -Native -CommandName 'PROGRAM' -ScriptBlock {
     param($word, $ast, $cursor)
     $words = @($ast.CommandElements | Where-Object { $_.Extent.EndOffset -lt $cursor } | ForEach-Object { "$_" })
     $program = "$($ast.CommandElements[0])"
@@ -220,30 +227,13 @@ Register-ArgumentCompleter -Native -CommandName 'etcdctl' -ScriptBlock {
 mod tests {
     use super::*;
 
-    fn check(line: &[&'static str], expected: &str) {
-        let words: Vec<Bytes> = line.iter().map(|word| Bytes::from_static(word.as_bytes())).collect();
-        assert_eq!(complete(&words, false), expected, "{line:?}");
-    }
-
-    #[test]
-    fn candidates_come_from_the_table() {
-        check(&["le"], "lease\n:4\n");
-        check(&["lease", ""], "grant\nkeep-alive\nlist\nrevoke\ntimetolive\n:4\n");
-        check(&["get", "--order", ""], "ASCEND\nDESCEND\n:4\n");
-        check(&["-w", "j"], "json\n:4\n");
-        check(&["--write-out=t"], "--write-out=table\n:4\n");
-        check(&["get", "k", "--min"], "--min-create-rev\n--min-mod-rev\n:4\n");
-        check(&["snapshot", "save", ""], ":0\n");
-        check(&["completion", "f"], "fish\n:4\n");
-        check(&["help", "mem"], "member\n:4\n");
-        check(&["help", "member", "a"], "add\n:4\n");
-    }
-
     #[test]
     fn every_shell_has_a_script_that_asks_the_program() {
-        for shell in ["bash", "zsh", "fish", "powershell"] {
-            assert!(script(shell).unwrap().contains("__complete"), "{shell}");
+        for shell in SHELLS {
+            let script = script("tool", shell).unwrap();
+            assert!(script.contains("__complete") && script.contains("tool"), "{shell}");
+            assert!(!script.contains("PROGRAM"), "{shell}");
         }
-        assert!(script("tcsh").is_none());
+        assert!(script("tool", "tcsh").is_none());
     }
 }
