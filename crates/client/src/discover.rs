@@ -5,10 +5,7 @@
 //!
 //! **Source**: etcd `client/pkg/srv/srv.go`.
 
-use std::fmt;
-
-use hickory_resolver::TokioResolver;
-use hickory_resolver::proto::rr::{RData, RecordType};
+use dns::Srv;
 
 /// Neither service is known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,18 +28,9 @@ pub async fn discover(domain: &str, service_name: &str) -> Result<Vec<String>, D
     merge(secure, plain)
 }
 
-/// One server of a service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Target {
-    priority: u16,
-    weight: u16,
-    host: String,
-    port: u16,
-}
-
 fn merge(
-    secure: Result<Vec<Target>, String>,
-    plain: Result<Vec<Target>, String>,
+    secure: Result<Vec<Srv>, String>,
+    plain: Result<Vec<Srv>, String>,
 ) -> Result<Vec<String>, DiscoverError> {
     if let (Err(secure), Err(plain)) = (&secure, &plain) {
         return Err(DiscoverError { secure: secure.clone(), plain: plain.clone() });
@@ -51,30 +39,14 @@ fn merge(
     for (scheme, targets) in [("https", secure), ("http", plain)] {
         let mut targets = targets.unwrap_or_default();
         targets.sort_by_key(|target| (target.priority, u16::MAX - target.weight));
-        endpoints.extend(targets.iter().map(|target| format!("{scheme}://{}:{}", target.host, target.port)));
+        endpoints
+            .extend(targets.iter().map(|target| format!("{scheme}://{}:{}", target.target, target.port)));
     }
     Ok(endpoints)
 }
 
-async fn look_up(name: &str) -> Result<Vec<Target>, String> {
-    let failed = |error: &dyn fmt::Display| format!("lookup {name}: {error}");
-    let resolver = TokioResolver::builder_tokio().and_then(|builder| builder.build());
-    let resolver = resolver.map_err(|error| failed(&error))?;
-    let answer = match resolver.lookup(format!("{name}."), RecordType::SRV).await {
-        Ok(answer) => answer,
-        Err(error) if error.is_no_records_found() => return Err(failed(&"no such host")),
-        Err(error) => return Err(failed(&error)),
-    };
-    let target = |data: &RData| match data {
-        RData::SRV(srv) => Some(Target {
-            priority: srv.priority,
-            weight: srv.weight,
-            host: srv.target.to_utf8(),
-            port: srv.port,
-        }),
-        _ => None,
-    };
-    Ok(answer.answers().iter().filter_map(|record| target(&record.data)).collect())
+async fn look_up(name: &str) -> Result<Vec<Srv>, String> {
+    dns::srv(name).await.map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -84,7 +56,7 @@ mod tests {
     #[test]
     fn one_answer_is_enough() {
         let target =
-            |priority, weight, host: &str| Target { priority, weight, host: host.to_owned(), port: 2379 };
+            |priority, weight, host: &str| Srv { priority, weight, target: host.to_owned(), port: 2379 };
         let several = vec![target(2, 9, "c."), target(1, 1, "b."), target(1, 5, "a.")];
         let endpoints = merge(Err("no".into()), Ok(several.clone())).unwrap();
         assert_eq!(endpoints, ["http://a.:2379", "http://b.:2379", "http://c.:2379"]);
