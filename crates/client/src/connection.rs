@@ -280,7 +280,7 @@ where
     // In TLS 1.3 a server says only after the handshake what it thinks of our certificate.
     tokio::select! {
         biased;
-        _ = &mut first_bytes => {}
+        Ok(()) = &mut first_bytes => {}
         ended = &mut driver => {
             let reason = ended.err().map_or("EOF".to_owned(), |error| root_cause(&error));
             return Err(format!("error reading server preface: {reason}"));
