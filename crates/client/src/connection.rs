@@ -111,10 +111,7 @@ fn root_cause(error: &hyper::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {
-        text = match inner.downcast_ref::<io::Error>() {
-            Some(error) if error.get_ref().is_some() => return tls::explain(error),
-            _ => inner.to_string(),
-        };
+        text = inner.to_string();
         source = inner.source();
     }
     text
@@ -289,10 +286,31 @@ where
     Ok((connection, Box::pin(async move { drop(driver.await) })))
 }
 
-/// A stream that tells when its first bytes have come.
+/// A stream that tells when its first bytes have come, and why it ended: what the layers above keep of
+/// an error is its text.
 struct Listening<S> {
     stream: S,
     heard: Option<oneshot::Sender<()>>,
+}
+
+impl<S: AsyncRead + Unpin> Listening<S> {
+    /// A server that refuses us closes the connection behind its alert. Writing finds out about the
+    /// one before reading finds the other.
+    fn reason_for(&mut self, context: &mut Context<'_>, error: io::Error) -> io::Error {
+        let mut bytes = [0; 64];
+        match Pin::new(&mut self.stream).poll_read(context, &mut ReadBuf::new(&mut bytes)) {
+            Poll::Ready(Err(reason)) => told(reason),
+            _ => error,
+        }
+    }
+
+    fn written<T>(&mut self, context: &mut Context<'_>, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        done.map(|done| done.map_err(|error| self.reason_for(context, error)))
+    }
+}
+
+fn told(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), tls::explain(&error))
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Listening<S> {
@@ -309,17 +327,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for Listening<S> {
             // Who listened may have given up.
             let _ = heard.send(());
         }
-        read
+        read.map(|read| read.map_err(told))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Listening<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Listening<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let done = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.written(context, done)
     }
 
     fn poll_write_vectored(
@@ -327,7 +346,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Listening<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let done = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.written(context, done)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -335,7 +355,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Listening<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let done = Pin::new(&mut self.stream).poll_flush(context);
+        self.written(context, done)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

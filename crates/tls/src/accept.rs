@@ -14,7 +14,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
 };
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::ServerStream;
 use crate::address;
@@ -27,6 +27,9 @@ use crate::verify::{Purpose, VerifyError, verify};
 
 /// Longest time for one handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// What a refused connection may still send, and for how long.
+const DRAIN: Duration = Duration::from_secs(1);
+const DRAIN_BYTES: usize = 64 << 10;
 
 /// Accepts connections by the rules of one listener. Clones share everything.
 #[derive(Clone)]
@@ -171,16 +174,44 @@ impl Acceptor {
         let verifier =
             inner.rules.as_ref().map(|rules| Verifier { rules: rules.clone(), notes: notes.clone() });
         let config = inner.config(verifier, notes.clone()).map_err(|error| (error.to_string(), false))?;
-        let handshake = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(io);
-        let stream = handshake.await.map_err(|error| match notes.reason() {
-            Some(reason) => (reason, false),
-            None => (text::explain(&error), error.kind() == io::ErrorKind::UnexpectedEof),
-        })?;
+        let handshake = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(io).into_fallible();
+        let stream = match handshake.await {
+            Ok(stream) => stream,
+            Err((error, io)) => {
+                let is_silent = error.kind() == io::ErrorKind::UnexpectedEof;
+                if !is_silent {
+                    close_gently(io).await;
+                }
+                return Err(match notes.reason() {
+                    Some(reason) => (reason, false),
+                    None => (text::explain(&error), is_silent),
+                });
+            }
+        };
         if let (true, Some(remote), Some(leaf)) = (inner.check_address, remote, notes.leaf()) {
             address::check(&leaf, remote.ip()).await.map_err(|reason| (reason, false))?;
         }
         Ok(stream)
     }
+}
+
+/// Takes what is still under way before the socket is closed: else the system resets the connection,
+/// and who was refused may never see the alert that says why.
+async fn close_gently<IO: AsyncRead + AsyncWrite + Unpin>(mut io: IO) {
+    let drain = async {
+        let mut left = DRAIN_BYTES;
+        let mut bytes = [0; 1024];
+        io.shutdown().await?;
+        while left > 0 {
+            match io.read(&mut bytes).await? {
+                0 => break,
+                count => left = left.saturating_sub(count),
+            }
+        }
+        Ok::<(), io::Error>(())
+    };
+    // Whatever happens now, the connection ends.
+    let _ = tokio::time::timeout(DRAIN, drain).await;
 }
 
 impl Inner {
