@@ -37,7 +37,7 @@ impl grpc::Service for Echo {
         }
     }
 
-    async fn http(self: Rc<Self>, _: Request<hyper::body::Incoming>, _: Rc<Peer>) -> Response<HttpBody> {
+    async fn http(self: Rc<Self>, _: Request<api::grpc::RequestBody>, _: Rc<Peer>) -> Response<HttpBody> {
         Response::new(Full::from("echo\n").boxed_unsync())
     }
 }

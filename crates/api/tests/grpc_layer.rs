@@ -113,7 +113,7 @@ impl grpc::Service for Test {
 
     async fn http(
         self: Rc<Self>,
-        request: Request<hyper::body::Incoming>,
+        request: Request<api::grpc::RequestBody>,
         _: Rc<Peer>,
     ) -> Response<HttpBody> {
         let text = format!("{} {}\n", request.method(), request.uri().path());

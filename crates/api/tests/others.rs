@@ -345,7 +345,7 @@ async fn http_endpoints_answer_as_upstreams() {
 async fn hosts_and_origins_can_be_restricted() {
     let fixture = start_with(Config::default(), |http| {
         let (hosts, origins) = (Allowed::from_list(["127.0.0.1"]), Allowed::from_list(["http://good"]));
-        http.access = AccessControl { hosts, origins, secure: false };
+        http.access = AccessControl { hosts, origins };
         http.metrics_and_health_only = true;
     });
     let page = fetch(&fixture, "GET /health", "origin: http://good\r\n").await;

@@ -9,7 +9,7 @@ use bench::compare::{self, ComparePlan, Placement, Scenario, table};
 use bench::load::fill::{self, FillPlan};
 use bench::load::ops::{KeySpace, Workload};
 use bench::load::{self, LoadPlan};
-use bench::{echo, process};
+use bench::{echo, process, wire};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 #[global_allocator]
@@ -122,6 +122,9 @@ struct LoadArgs {
     /// Server processes to measure as one, comma separated.
     #[arg(long, value_delimiter = ',')]
     pid: Vec<u32>,
+    /// CA that vouches for the servers of https:// endpoints; any server will do if not given.
+    #[arg(long, default_value = "")]
+    cacert: String,
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -196,6 +199,9 @@ struct CompareArgs {
     /// Do not measure the echo server.
     #[arg(long)]
     no_echo: bool,
+    /// Encrypt what goes between load and servers; certificates are made for it.
+    #[arg(long)]
+    tls: bool,
     /// Also write everything measured to this file, as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -221,6 +227,13 @@ fn seconds(value: f64) -> anyhow::Result<Duration> {
 }
 
 fn run_load(args: &LoadArgs) -> anyhow::Result<()> {
+    if !args.cacert.is_empty() || args.endpoints.iter().any(|endpoint| endpoint.starts_with("https://")) {
+        wire::encrypt(&tls::Settings {
+            trusted_ca_file: args.cacert.clone(),
+            insecure_skip_verify: args.cacert.is_empty(),
+            ..Default::default()
+        })?;
+    }
     process::Cores(args.cores.clone()).pin_this_thread()?;
     let report = load::run(&LoadPlan {
         endpoints: args.endpoints.clone(),
@@ -278,6 +291,7 @@ fn run_compare(args: CompareArgs) -> anyhow::Result<()> {
         large_keys: args.large_keys,
         base_port: args.port,
         echo: if args.no_echo { None } else { Some(std::env::current_exe()?) },
+        tls: args.tls,
     })?;
     if let Some(path) = &args.json {
         std::fs::write(path, serde_json::to_string_pretty(&results)?)

@@ -58,6 +58,8 @@ pub struct ServerPlan {
     pub initial_cluster: String,
     /// Arguments behind the standard ones.
     pub extra_args: Vec<String>,
+    /// Certificate and key of the client port, if it is encrypted.
+    pub certificate: Option<(String, String)>,
     /// Data directory.
     pub data_dir: PathBuf,
     /// File that takes stdout and stderr (appended).
@@ -89,7 +91,8 @@ impl Server {
                 .with_context(|| format!("port {port} is taken: choose others with --port"))?;
         }
         let log = File::options().create(true).append(true).open(&plan.log_file)?;
-        let client_url = format!("http://127.0.0.1:{}", plan.client_port);
+        let scheme = if plan.certificate.is_some() { "https" } else { "http" };
+        let client_url = format!("{scheme}://127.0.0.1:{}", plan.client_port);
         let peer_url = format!("http://127.0.0.1:{}", plan.peer_port);
         let initial_cluster = match plan.initial_cluster.is_empty() {
             true => format!("{}={peer_url}", plan.name),
@@ -102,6 +105,7 @@ impl Server {
             .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
             .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
             .args(["--initial-cluster", &initial_cluster])
+            .args(plan.certificate.iter().flat_map(|(cert, key)| ["--cert-file", cert, "--key-file", key]))
             .args(&plan.extra_args)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

@@ -2,8 +2,8 @@
 //!
 //! Exists so that the load generator costs little more than the HTTP/2 frames themselves (a full
 //! gRPC stack would be the bottleneck of a load that has one core to itself), and so that tests
-//! can send what a well-behaved stack refuses to send. Plain text only; no retries, no balancing,
-//! no deadlines of its own.
+//! can send what a well-behaved stack refuses to send. No retries, no balancing, no deadlines of its
+//! own. Encrypted after [`encrypt`], then everywhere in the process.
 //!
 //! Everything here runs on a single-threaded runtime, a [`local_runtime`] or a `LocalSet`: the
 //! connection task is spawned with `spawn_local`.
@@ -11,6 +11,7 @@
 //! **Source**: the gRPC over HTTP/2 protocol description.
 
 use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http2::client::{self, Requests};
@@ -80,10 +81,25 @@ fn percent_decode(text: &[u8]) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+static ENCRYPTION: OnceLock<tls::Connector> = OnceLock::new();
+
+/// Encrypts all connections of this process from now on.
+pub fn encrypt(settings: &tls::Settings) -> anyhow::Result<()> {
+    let connector = tls::Connector::new(settings, &["h2"], Arc::new(|_| {}))?;
+    anyhow::ensure!(ENCRYPTION.set(connector).is_ok(), "connections are encrypted already");
+    Ok(())
+}
+
+/// The scheme of URLs of clients in this process.
+pub fn scheme() -> &'static str {
+    if ENCRYPTION.get().is_some() { "https" } else { "http" }
+}
+
 /// Strips the scheme of a client URL and checks that this client can speak to it.
 pub fn authority_of(endpoint: &str) -> anyhow::Result<String> {
-    let bare = endpoint.strip_prefix("http://").unwrap_or(endpoint).trim_end_matches('/');
-    anyhow::ensure!(!bare.contains("://"), "{endpoint}: only http:// client URLs are supported");
+    let scheme = scheme();
+    let bare = endpoint.strip_prefix(&format!("{scheme}://")).unwrap_or(endpoint).trim_end_matches('/');
+    anyhow::ensure!(!bare.contains("://"), "{endpoint}: only {scheme}:// client URLs can be used here");
     anyhow::ensure!(bare.contains(':'), "{endpoint}: a client URL needs a port");
     Ok(bare.to_owned())
 }
@@ -96,7 +112,7 @@ impl Method {
     /// `path` is `/package.Service/Method`.
     pub fn new(authority: &str, path: &str) -> anyhow::Result<Self> {
         anyhow::ensure!(path.starts_with('/'), "{path}: a method's path begins with a slash");
-        let head = Head::request("POST", "http", authority, path)
+        let head = Head::request("POST", scheme(), authority, path)
             .with(Field::new("content-type", "application/grpc"))
             .with(Field::new("te", "trailers"));
         Ok(Self(Rc::new(head)))
@@ -150,9 +166,21 @@ impl Channel {
             max_frame_bytes: 1 << 20,
             ..Config::default()
         };
-        let (requests, connection) = client::connect(socket, config);
         // The end of the connection shows as an error of the calls on it.
-        tokio::task::spawn_local(connection);
+        let requests = match ENCRYPTION.get() {
+            None => {
+                let (requests, connection) = client::connect(socket, config);
+                tokio::task::spawn_local(connection);
+                requests
+            }
+            Some(connector) => {
+                let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+                let socket = connector.connect(socket, host).await.map_err(Status::transport)?;
+                let (requests, connection) = client::connect(socket, config);
+                tokio::task::spawn_local(connection);
+                requests
+            }
+        };
         Ok(Self { requests })
     }
 

@@ -215,7 +215,7 @@ impl Client {
             Err(_) => {
                 let message = match self.shared.pool.last_failure() {
                     Some(text) => format!(
-                        "latest balancer error: last connection error: connection error: desc = \"transport: Error while dialing: {text}\""
+                        "latest balancer error: last connection error: connection error: desc = \"{text}\""
                     ),
                     None => "context deadline exceeded".to_owned(),
                 };

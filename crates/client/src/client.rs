@@ -48,7 +48,7 @@ type FailureHook = Arc<dyn Fn(&FailedAttempt<'_>) + Send + Sync>;
 /// How a client is made.
 #[derive(Clone)]
 pub struct Options {
-    /// `host:port`, `http://host:port`, `unix:///path`.
+    /// `host:port`, `http://host:port`, `https://host:port`, `unix:///path`, `unixs:///path`.
     pub endpoints: Vec<String>,
     /// Limit for one attempt to connect, and for fetching the first token.
     pub dial_timeout: Duration,
@@ -60,6 +60,11 @@ pub struct Options {
     pub max_send_bytes: usize,
     /// Largest answer; 0 means 2^31 - 1.
     pub max_receive_bytes: usize,
+    /// How to encrypt. Endpoints without a scheme are reached encrypted if this is given; those with
+    /// `https` in any case, by default checked against the CAs of the system.
+    pub tls: Option<tls::Connector>,
+    /// The name that all servers have to show; empty for that of each endpoint.
+    pub server_name: String,
     /// Who the caller is.
     pub credentials: Credentials,
     /// Told about every failed attempt of a unary call.
@@ -76,6 +81,8 @@ impl Options {
             keepalive_timeout: Duration::from_secs(6),
             max_send_bytes: 0,
             max_receive_bytes: 0,
+            tls: None,
+            server_name: String::new(),
             credentials: Credentials::None,
             on_failure: None,
         }
@@ -123,12 +130,17 @@ impl Client {
         if receive == 0 {
             options.max_receive_bytes = DEFAULT_RECEIVE_BYTES;
         }
-        let endpoints =
-            options.endpoints.iter().map(|text| Endpoint::parse(text)).collect::<Result<Vec<_>, _>>()?;
+        let mut endpoints: Vec<_> = options.endpoints.iter().map(|text| Endpoint::parse(text)).collect();
+        for endpoint in &mut endpoints {
+            if !options.server_name.is_empty() {
+                endpoint.server_name.clone_from(&options.server_name);
+            }
+        }
         let dial = Dial {
             timeout: options.dial_timeout.max(Duration::from_millis(1)),
             keepalive_time: options.keepalive_time,
             keepalive_timeout: options.keepalive_timeout,
+            tls: options.tls.clone(),
         };
         let timeout = options.dial_timeout;
         let pool = Pool::start(endpoints, dial);

@@ -11,6 +11,7 @@
 
 use std::error::Error as _;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,12 +24,13 @@ use http_body_util::combinators::MapErr;
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 use tonic::{Status, body};
 
-use crate::endpoint::{Address, Endpoint};
+use crate::endpoint::{Address, Encryption, Endpoint};
 use crate::error::NOT_SENT;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
@@ -45,6 +47,7 @@ pub(crate) struct Dial {
     pub timeout: Duration,
     pub keepalive_time: Duration,
     pub keepalive_timeout: Duration,
+    pub tls: Option<tls::Connector>,
 }
 
 type Body = body::Body;
@@ -101,13 +104,20 @@ impl tower::Service<Request<Body>> for Connection {
 }
 
 fn body_error(error: hyper::Error) -> Status {
+    Status::unavailable(format!("error reading from server: {}", root_cause(&error)))
+}
+
+fn root_cause(error: &hyper::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {
-        text = inner.to_string();
+        text = match inner.downcast_ref::<io::Error>() {
+            Some(error) if error.get_ref().is_some() => return tls::explain(error),
+            _ => inner.to_string(),
+        };
         source = inner.source();
     }
-    Status::unavailable(format!("error reading from server: {text}"))
+    text
 }
 
 #[derive(Default)]
@@ -207,7 +217,9 @@ async fn keep_up(slot: Arc<Slot>, dial: Dial, changing: Arc<watch::Sender<()>>) 
                 continue;
             }
             Ok(Err(text)) => text,
-            Err(_) => format!("dial tcp {}: i/o timeout", slot.endpoint.address),
+            Err(_) => {
+                format!("transport: Error while dialing: dial tcp {}: i/o timeout", slot.endpoint.address)
+            }
         };
         slot.state().last_failure = Some(failure);
         tokio::time::sleep(backoff).await;
@@ -222,19 +234,112 @@ async fn connect(endpoint: &Endpoint, dial: &Dial) -> Result<(Connection, Driver
         let network = if matches!(endpoint.address, Address::Unix(_)) { "unix" } else { "tcp" };
         let text = error.to_string();
         let text = text.split(" (os error").next().unwrap_or_default().to_lowercase();
-        format!("dial {network} {}: connect: {text}", endpoint.address)
+        format!("transport: Error while dialing: dial {network} {}: connect: {text}", endpoint.address)
     };
     match &endpoint.address {
         Address::Tcp(host) => {
             let stream = TcpStream::connect(host).await.map_err(failed)?;
             stream.set_nodelay(true).map_err(failed)?;
             let peer = stream.peer_addr().map_err(failed)?.to_string();
-            handshake(stream, endpoint, peer, dial).await
+            secure(stream, endpoint, peer, dial).await
         }
         Address::Unix(path) => {
             let stream = UnixStream::connect(path).await.map_err(failed)?;
-            handshake(stream, endpoint, path.display().to_string(), dial).await
+            secure(stream, endpoint, path.display().to_string(), dial).await
         }
+    }
+}
+
+/// Encrypts the connection if the endpoint wants that.
+async fn secure<S>(
+    stream: S,
+    endpoint: &Endpoint,
+    peer: String,
+    dial: &Dial,
+) -> Result<(Connection, Driver), String>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let connector = match (endpoint.encryption, &dial.tls) {
+        (Encryption::Never, _) | (Encryption::IfAsked, None) => {
+            let (connection, driver) = handshake(stream, endpoint, peer, dial).await?;
+            return Ok((connection, Box::pin(async move { drop(driver.await) })));
+        }
+        (_, Some(connector)) => connector.clone(),
+        (Encryption::Always, None) => {
+            let connector = tls::Connector::new(&tls::Settings::default(), &["h2"], Arc::new(|_| {}));
+            connector.map_err(|error| error.to_string())?
+        }
+    };
+    let stream = connector.connect(stream, &endpoint.server_name).await;
+    let stream = stream.map_err(|error| format!("transport: authentication handshake failed: {error}"))?;
+    let (heard, mut first_bytes) = oneshot::channel();
+    let stream = Listening { stream, heard: Some(heard) };
+    let (connection, driver) = handshake(stream, endpoint, peer, dial).await?;
+    let mut driver = Box::pin(driver);
+    // In TLS 1.3 a server says only after the handshake what it thinks of our certificate.
+    tokio::select! {
+        biased;
+        _ = &mut first_bytes => {}
+        ended = &mut driver => {
+            let reason = ended.err().map_or("EOF".to_owned(), |error| root_cause(&error));
+            return Err(format!("error reading server preface: {reason}"));
+        }
+    }
+    Ok((connection, Box::pin(async move { drop(driver.await) })))
+}
+
+/// A stream that tells when its first bytes have come.
+struct Listening<S> {
+    stream: S,
+    heard: Option<oneshot::Sender<()>>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Listening<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before
+            && let Some(heard) = self.heard.take()
+        {
+            // Who listened may have given up.
+            let _ = heard.send(());
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Listening<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
@@ -243,9 +348,9 @@ async fn handshake<S>(
     endpoint: &Endpoint,
     peer: String,
     dial: &Dial,
-) -> Result<(Connection, Driver), String>
+) -> Result<(Connection, impl Future<Output = Result<(), hyper::Error>> + Send + use<S>), String>
 where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
@@ -261,5 +366,5 @@ where
     let (send, driver) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     let connection = Connection { send, authority: endpoint.authority.as_str().into(), peer: peer.into() };
     // Errors of the connection reach the calls on it; here only its end counts.
-    Ok((connection, Box::pin(async move { drop(driver.await) })))
+    Ok((connection, driver))
 }

@@ -1,14 +1,18 @@
-//! Endpoints as users write them: `host:port`, `http://host:port`, `unix:///path`, `unix:path`.
+//! Endpoints as users write them: `host:port`, `http://host:port`, `unix:///path`, `unix:path`, and the
+//! encrypted ones with `https` and `unixs`.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// An endpoint that cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EndpointError {
-    /// The endpoint asks for TLS.
-    #[error("endpoint {0}: TLS is not supported yet, use http:// or unix://")]
-    Tls(String),
+/// Whether an endpoint is reached encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encryption {
+    /// `https`, `unixs`.
+    Always,
+    /// `http`.
+    Never,
+    /// Without a scheme, or a plain Unix socket: if the client was given certificates or CAs.
+    IfAsked,
 }
 
 /// Where to connect to.
@@ -38,29 +42,53 @@ pub struct Endpoint {
     pub address: Address,
     /// The `:authority` of requests.
     pub authority: String,
+    /// The name that the server's certificate has to be valid for.
+    pub server_name: String,
+    /// Whether it is reached encrypted.
+    pub encryption: Encryption,
 }
 
 impl Endpoint {
-    /// Reads an endpoint. Only a wish for TLS is refused here; an address that leads nowhere
-    /// shows when connecting, as it may lead somewhere later.
-    pub fn parse(text: &str) -> Result<Self, EndpointError> {
-        let tcp = |rest: &str| {
+    /// Reads an endpoint. Nothing is refused: an address that leads nowhere shows when connecting, as
+    /// it may lead somewhere later.
+    pub fn parse(text: &str) -> Self {
+        let tcp = |rest: &str, encryption| {
             let host = rest.split(['/', '?']).next().unwrap_or_default().to_owned();
-            Self { text: text.to_owned(), address: Address::Tcp(host.clone()), authority: host }
+            Self {
+                text: text.to_owned(),
+                address: Address::Tcp(host.clone()),
+                server_name: without_port(&host).to_owned(),
+                authority: host,
+                encryption,
+            }
         };
-        let unix = |path: &str| Self {
-            text: text.to_owned(),
-            address: Address::Unix(PathBuf::from(path)),
-            authority: "localhost".to_owned(),
+        let unix = |rest: &str, encryption| {
+            let path = rest.strip_prefix("//").unwrap_or(rest);
+            let file = path.rsplit('/').next().unwrap_or_default();
+            Self {
+                text: text.to_owned(),
+                address: Address::Unix(PathBuf::from(path)),
+                server_name: without_port(file).to_owned(),
+                authority: "localhost".to_owned(),
+                encryption,
+            }
         };
         match text.split_once(':') {
-            Some(("http", rest)) if rest.starts_with("//") => Ok(tcp(&rest[2..])),
-            Some(("https", rest)) if rest.starts_with("//") => Err(EndpointError::Tls(text.to_owned())),
-            Some(("unixs", _)) => Err(EndpointError::Tls(text.to_owned())),
-            Some(("unix", rest)) => Ok(unix(rest.strip_prefix("//").unwrap_or(rest))),
-            _ => Ok(tcp(text)),
+            Some(("http", rest)) if rest.starts_with("//") => tcp(&rest[2..], Encryption::Never),
+            Some(("https", rest)) if rest.starts_with("//") => tcp(&rest[2..], Encryption::Always),
+            Some(("unixs", rest)) => unix(rest, Encryption::Always),
+            Some(("unix", rest)) => unix(rest, Encryption::IfAsked),
+            _ => tcp(text, Encryption::IfAsked),
         }
     }
+}
+
+fn without_port(host: &str) -> &str {
+    let host = match host.rsplit_once(':') {
+        Some((name, _)) if !name.contains(':') || name.ends_with(']') => name,
+        _ => host,
+    };
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
 #[cfg(test)]
@@ -69,13 +97,19 @@ mod tests {
 
     #[test]
     fn forms() {
-        let address = |text: &str| Endpoint::parse(text).map(|endpoint| endpoint.address);
-        assert_eq!(address("127.0.0.1:2379"), Ok(Address::Tcp("127.0.0.1:2379".into())));
-        assert_eq!(address("http://[::1]:2379/"), Ok(Address::Tcp("[::1]:2379".into())));
-        assert_eq!(address("unix:///run/etcd.sock"), Ok(Address::Unix("/run/etcd.sock".into())));
-        assert_eq!(address("unix://localhost:m0"), Ok(Address::Unix("localhost:m0".into())));
-        assert_eq!(address("unix:etcd.sock"), Ok(Address::Unix("etcd.sock".into())));
-        assert_eq!(address("https://a:1"), Err(EndpointError::Tls("https://a:1".into())));
-        assert_eq!(address("unixs:///a"), Err(EndpointError::Tls("unixs:///a".into())));
+        let check = |text: &str, address: Address, name: &str, encryption| {
+            let endpoint = Endpoint::parse(text);
+            assert_eq!(endpoint.address, address, "{text}");
+            assert_eq!((endpoint.server_name.as_str(), endpoint.encryption), (name, encryption), "{text}");
+        };
+        let tcp = |text: &str| Address::Tcp(text.to_owned());
+        let unix = |text: &str| Address::Unix(text.into());
+        check("127.0.0.1:2379", tcp("127.0.0.1:2379"), "127.0.0.1", Encryption::IfAsked);
+        check("http://[::1]:2379/", tcp("[::1]:2379"), "::1", Encryption::Never);
+        check("https://a.example:1", tcp("a.example:1"), "a.example", Encryption::Always);
+        check("unix:///run/etcd.sock", unix("/run/etcd.sock"), "etcd.sock", Encryption::IfAsked);
+        check("unix://localhost:m0", unix("localhost:m0"), "localhost", Encryption::IfAsked);
+        check("unix:etcd.sock", unix("etcd.sock"), "etcd.sock", Encryption::IfAsked);
+        check("unixs:///run/me:1", unix("/run/me:1"), "me", Encryption::Always);
     }
 }

@@ -100,9 +100,6 @@ pub enum Error {
     /// The list of endpoints is empty.
     #[error("etcdclient: no available endpoints")]
     NoEndpoints,
-    /// An endpoint that this client cannot use.
-    #[error(transparent)]
-    Endpoint(#[from] crate::EndpointError),
     /// Limits that contradict each other.
     #[error("gRPC message recv limit ({receive} bytes) must be greater than send limit ({send} bytes)")]
     Limits {

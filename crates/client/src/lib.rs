@@ -6,8 +6,7 @@
 //! without gap or repeat, [`KeepAlive`] renews a lease until it is gone, and [`concurrency`]
 //! holds the lock and election recipes.
 //!
-//! Deliberately absent: caches, name prefixes, endpoint discovery. TLS is not there yet; endpoints
-//! that ask for it are refused with a clear text.
+//! Deliberately absent: caches and name prefixes.
 //!
 //! Everything runs on the tokio runtime of the caller, a single-threaded one included.
 //!
@@ -17,6 +16,7 @@ mod call;
 mod client;
 pub mod concurrency;
 mod connection;
+mod discover;
 mod endpoint;
 mod error;
 mod kv;
@@ -26,7 +26,8 @@ mod watch;
 
 pub use call::Rpc;
 pub use client::{Client, Credentials, FailedAttempt, Options};
-pub use endpoint::{Address, Endpoint, EndpointError};
+pub use discover::{DiscoverError, discover};
+pub use endpoint::{Address, Encryption, Endpoint};
 pub use error::{Code, Error};
 pub use kv::{Compare, Txn, delete, get, prefix_end, put, with_prefix};
 pub use lease::KeepAlive;
@@ -34,3 +35,4 @@ pub use maintenance::Snapshot;
 pub use watch::{Watch, Watcher, cancel_error, is_progress};
 
 pub use proto;
+pub use tls;

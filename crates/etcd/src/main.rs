@@ -182,14 +182,14 @@ fn start(mut config: Config, events: mpsc::Sender<Event>) -> Box<dyn FnOnce()> {
     log::info!(message, "data-dir" => &config.data_dir, "dir-type" => kind.name());
     match serve::start(&config, events) {
         Ok(stop) => stop,
-        Err(reason) if reason.contains("include") && reason.contains("--initial-cluster") => {
+        Err((_, reason)) if reason.contains("include") && reason.contains("--initial-cluster") => {
             log::warn!("failed to start", "error" => reason);
             if config.initial_cluster == config.initial_cluster_from_name(&config.name) {
                 log::warn!("forgot to set --initial-cluster?");
             }
             exit(1)
         }
-        Err(reason) => log::fatal("discovery failed", &[("error", reason.into())]),
+        Err((record, reason)) => log::fatal(record, &[("error", reason.into())]),
     }
 }
 

@@ -125,7 +125,7 @@ fn version_and_help_leave_with_0() {
 #[test]
 fn what_is_still_to_come_is_refused_by_name() {
     for (args, want) in [
-        (&["--cert-file=a.pem"][..], "--cert-file is not supported by this build yet"),
+        (&["--enable-pprof"][..], "--enable-pprof is not supported by this build yet"),
         (
             &["--discovery=http://x"],
             "invalid value \"http://x\" for flag -discovery: v2 discovery no longer exists",
@@ -137,5 +137,64 @@ fn what_is_still_to_come_is_refused_by_name() {
         assert!(!output.status.success());
         let text = String::from_utf8(output.stderr).expect("text").replace("\\\"", "\"");
         assert!(text.contains(want), "{args:?}: {text}");
+    }
+}
+
+#[test]
+fn tls_that_cannot_work_is_refused() {
+    let discovery = "discovery failed";
+    for (args, record, want) in [
+        (
+            &["--listen-client-urls=https://127.0.0.1:1", "--advertise-client-urls=https://127.0.0.1:1"][..],
+            discovery,
+            "TLS key/cert (--cert-file, --key-file) must be provided for client url https://127.0.0.1:1 with HTTPS scheme",
+        ),
+        (&["--cipher-suites=TLS_X"], discovery, "unexpected TLS cipher suite \"TLS_X\""),
+        (&["--cipher-suites=TLS_RSA_WITH_RC4_128_SHA"], discovery, "is not offered"),
+        (
+            &["--listen-metrics-urls=https://127.0.0.1:1"],
+            discovery,
+            "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url",
+        ),
+        (
+            &["--cert-file=/nowhere/c.pem", "--key-file=/nowhere/k.pem"],
+            "listener failed",
+            "open /nowhere/c.pem: no such file or directory",
+        ),
+        (
+            &["--cert-file=c.pem", "--key-file=k.pem", "--client-cert-file=d.pem"],
+            "listener failed",
+            "ClientKeyFile and ClientCertFile must both be present or both absent: key: , cert: d.pem]",
+        ),
+        (
+            &["--listen-client-urls=http://127.0.0.1:1", "--listen-client-http-urls=https://127.0.0.1:1"],
+            discovery,
+            "TLS key/cert",
+        ),
+        (
+            &[
+                "--listen-client-urls=http://127.0.0.1:1",
+                "--advertise-client-urls=http://127.0.0.1:1",
+                "--listen-peer-urls=http://127.0.0.1:0",
+                "--listen-client-http-urls=http://127.0.0.1:1",
+            ],
+            discovery,
+            "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url http://127.0.0.1:1",
+        ),
+        (
+            &["--auto-tls", "--self-signed-cert-validity=0"],
+            "failed to get client self-signed certs",
+            "selfSignedCertValidity is invalid,it should be greater than 0",
+        ),
+    ] {
+        let mut args = args.to_vec();
+        if !args.iter().any(|arg| arg.starts_with("--advertise-client-urls")) {
+            args.push("--advertise-client-urls=http://127.0.0.1:1");
+        }
+        let output = plain(&args);
+        assert_eq!(output.status.code(), Some(1));
+        let text = String::from_utf8(output.stderr).expect("text").replace("\\\"", "\"");
+        let last = text.lines().last().unwrap_or_default();
+        assert!(last.contains(record) && last.contains(want), "{args:?}: {text}");
     }
 }

@@ -38,10 +38,7 @@ pub struct Settings {
 impl Settings {
     /// A client for these settings.
     pub async fn connect(&self) -> Result<Client, Failure> {
-        Client::connect(self.options.clone()).await.map_err(|error| match error {
-            client::Error::Endpoint(error) => Failure::arguments(error),
-            error => Failure::new(BAD_CONNECTION, error),
-        })
+        Client::connect(self.options.clone()).await.map_err(|error| Failure::new(BAD_CONNECTION, error))
     }
 
     /// The same for other endpoints.
@@ -87,7 +84,12 @@ impl Session {
             }
         }
         let endpoints = self.endpoints()?;
-        refuse_tls(flags, ["cert", "key", "cacert"], "insecure-transport")?;
+        let tls = connector(flags, ["cert", "key", "cacert"], "insecure-transport")?;
+        // A certificate for the domain will do for all its servers, if only such are wanted.
+        let server_name = match flags.bool("insecure-discovery") {
+            true => String::new(),
+            false => flags.text("discovery-srv"),
+        };
         let credentials = credentials(flags)?;
         let printer = Printer {
             format: Format::parse(&flags.text("write-out"))?,
@@ -101,6 +103,8 @@ impl Session {
             keepalive_timeout: flags.duration("keepalive-timeout"),
             max_send_bytes: bytes("max-request-bytes"),
             max_receive_bytes: bytes("max-recv-bytes"),
+            tls,
+            server_name,
             credentials,
             on_failure: failure_hook(&endpoints, "etcd-client"),
             ..Options::new(endpoints)
@@ -129,10 +133,19 @@ impl Session {
         let flags = &self.invocation.flags;
         let domain = flags.text("discovery-srv");
         if !domain.is_empty() {
-            let text = format!(
-                "--discovery-srv={domain}: lookup of SRV records is not supported yet, use --endpoints"
-            );
-            return Err(Failure::arguments(text));
+            let mut found = discover(&domain, &flags.text("discovery-srv-name"))?;
+            if !flags.bool("insecure-discovery") {
+                found.retain(|endpoint| {
+                    let secure = !endpoint.starts_with("http://");
+                    if !secure {
+                        eprintln!("ignoring discovered insecure endpoint {endpoint:?}");
+                    }
+                    secure
+                });
+            }
+            if !found.is_empty() {
+                return Ok(found);
+            }
         }
         Ok(flags.list("endpoints").iter().map(|endpoint| endpoint.trim().to_owned()).collect())
     }
@@ -183,8 +196,28 @@ fn variable(flag: &str) -> String {
     format!("ETCDCTL_{}", flag.to_uppercase().replace('-', "_"))
 }
 
-/// TLS is not there yet: whatever asks for it is refused, after what would be wrong anyway.
-pub fn refuse_tls(flags: &Flags, files: [&str; 3], plain: &str) -> Result<(), Failure> {
+/// Asks the DNS, on a thread of its own: settings are read by plain functions.
+fn discover(domain: &str, service: &str) -> Result<Vec<String>, Failure> {
+    let (domain, service) = (domain.to_owned(), service.to_owned());
+    let asked = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(runtime.block_on(client::discover(&domain, &service)))
+    });
+    let answer: std::io::Result<_> =
+        asked.join().unwrap_or_else(|_| Err(std::io::Error::other("the lookup broke off")));
+    match answer {
+        Ok(Ok(endpoints)) => Ok(endpoints),
+        Ok(Err(error)) => Err(Failure::new(ERROR, error)),
+        Err(error) => Err(Failure::new(ERROR, error)),
+    }
+}
+
+/// What the flags for certificates, in this order: certificate, key, CA, amount to. `None`: plain text.
+pub fn connector(
+    flags: &Flags,
+    files: [&str; 3],
+    plain: &str,
+) -> Result<Option<client::tls::Connector>, Failure> {
     let own = files[0] == "cert";
     for name in files {
         if own && flags.is_given(name) && flags.bytes(name).is_empty() {
@@ -192,15 +225,19 @@ pub fn refuse_tls(flags: &Flags, files: [&str; 3], plain: &str) -> Result<(), Fa
         }
     }
     let [cert, key, cacert] = files.map(|name| flags.text(name));
-    if cert.is_empty() != key.is_empty() {
-        let text = format!("KeyFile and CertFile must both be present[key: {key}, cert: {cert}]");
-        return Err(Failure::arguments(text));
-    }
     let skip = own && flags.bool("insecure-skip-tls-verify");
-    if !cert.is_empty() || !cacert.is_empty() || !flags.bool(plain) || skip {
-        return Err(Failure::arguments("TLS is not supported yet, connect in plain text"));
+    if cert.is_empty() && key.is_empty() && cacert.is_empty() && flags.bool(plain) && !skip {
+        return Ok(None);
     }
-    Ok(())
+    let settings = client::tls::Settings {
+        cert_file: cert,
+        key_file: key,
+        trusted_ca_file: cacert,
+        insecure_skip_verify: skip,
+        ..client::tls::Settings::default()
+    };
+    let connector = client::tls::Connector::new(&settings, &["h2"], Arc::new(|_| {}));
+    connector.map(Some).map_err(Failure::arguments)
 }
 
 fn credentials(flags: &Flags) -> Result<Credentials, Failure> {

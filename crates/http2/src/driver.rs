@@ -28,11 +28,13 @@ thread_local! {
 pub(crate) struct Driver<IO> {
     io: IO,
     core: Rc<RefCell<Core>>,
+    /// Something was written that may lie in a buffer below: a socket has none, a TLS stream has.
+    unflushed: bool,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
     pub(crate) fn new(io: IO, core: Core) -> Self {
-        Self { io, core: Rc::new(RefCell::new(core)) }
+        Self { io, core: Rc::new(RefCell::new(core)), unflushed: false }
     }
 
     pub(crate) fn core(&self) -> &Rc<RefCell<Core>> {
@@ -91,10 +93,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         })
     }
 
-    /// Writes the output until it is empty or the socket takes no more.
+    /// Writes the output until it is empty and has left, or the socket takes no more.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut core = self.core.borrow_mut();
-        let mut wrote = false;
         while core.output_len() > 0 {
             let mut slices = [IoSlice::new(&[]); SLICES];
             let count = core.output_slices(&mut slices);
@@ -112,12 +113,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
                     return Poll::Ready(());
                 }
             }
-            wrote = true;
+            self.unflushed = true;
         }
         drop(core);
-        if wrote {
-            // A socket has nothing to flush; a TLS stream has.
+        if self.unflushed {
+            // Reading will find out about errors.
             let _ = ready!(Pin::new(&mut self.io).poll_flush(cx));
+            self.unflushed = false;
         }
         Poll::Ready(())
     }

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::Config;
-use crate::core::{Core, Reason};
+use crate::core::{Core, Pings, Reason};
 use crate::driver::Driver;
 use crate::handles::{Body, Sender, handles};
 use crate::head::Head;
@@ -63,6 +63,16 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
     /// See [`Core::shut_down`].
     pub fn shut_down(&mut self, reason: Reason) {
         self.driver.core_mut().shut_down(reason);
+    }
+
+    /// See [`Core::shut_down_saying`].
+    pub fn shut_down_saying(&mut self, reason: Reason, why: &[u8]) {
+        self.driver.core_mut().shut_down_saying(reason, why);
+    }
+
+    /// See [`Core::take_pings`].
+    pub fn take_pings(&mut self) -> Option<Pings> {
+        self.driver.core_mut().take_pings()
     }
 
     /// Pings the client.

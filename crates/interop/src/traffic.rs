@@ -120,7 +120,7 @@ impl Traffic {
         let since = since.saturating_duration_since(self.shared.epoch);
         let now = self.shared.epoch.elapsed();
         let mut moments: Vec<Duration> = vec![since, now];
-        moments.extend(lock(&self.shared.acknowledged).iter().filter(|at| (since..now).contains(at)));
+        moments.extend(lock(&self.shared.acknowledged).iter().filter(|at| (since..now).contains(*at)));
         moments.sort_unstable();
         moments.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
     }

@@ -25,8 +25,8 @@ pub type BoxIo = Box<dyn Io>;
 /// Encrypts connections. HTTP/1.1 is all that is spoken: offer `http/1.1` or no protocol.
 pub trait Security: Send + Sync + 'static {
     /// The server's side of a handshake with a peer at `remote` (`ip:port`, empty for a Unix
-    /// socket). The transport bounds its time.
-    fn accept(&self, io: BoxIo, remote: String) -> BoxFuture<'static, io::Result<BoxIo>>;
+    /// socket). It bounds its time, and reports by itself why there is nothing to serve.
+    fn accept(&self, io: BoxIo, remote: String) -> BoxFuture<'static, Option<BoxIo>>;
 
     /// The client's side of a handshake with `host`.
     fn connect(&self, io: BoxIo, host: String) -> BoxFuture<'static, io::Result<BoxIo>>;
@@ -114,9 +114,9 @@ impl Acceptor {
 
 impl Accepted {
     /// The handshake, if there is one.
-    pub(crate) async fn secure(self) -> io::Result<BoxIo> {
+    pub(crate) async fn secure(self) -> Option<BoxIo> {
         match self.security {
-            None => Ok(self.io),
+            None => Some(self.io),
             Some(security) => security.accept(self.io, self.remote).await,
         }
     }

@@ -6,7 +6,6 @@
 //! **Source**: etcd `server/etcdserver/api/etcdhttp/peer.go`, `rafthttp/http.go`.
 
 use std::convert::Infallible;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +25,7 @@ use types::MemberId;
 use crate::codec::MAX_MESSAGE_BYTES;
 use crate::endpoints;
 use crate::identity::{CLUSTER_ID, PEER_URLS, RAFT_TO, SERVER_FROM, SERVER_VERSION, text as header};
-use crate::net::{Accepted, Acceptor, Timed};
+use crate::net::{Acceptor, BoxIo, Timed};
 use crate::outbox::StreamKind;
 use crate::reply::{Reply, empty, not_found, text, typed, wrong_method};
 use crate::transport::{Inner, Told};
@@ -34,8 +33,9 @@ use crate::{prober, snapshot};
 
 /// Connections at a time per listener: four or five per member are normal.
 const MAX_CONNECTIONS: usize = 1024;
-/// Longest time for a handshake.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Handshakes at a time per listener. They count apart, so that who gets no further than this keeps
+/// no peer out that is connected already, and hardly one that comes.
+const MAX_HANDSHAKES: usize = 8192;
 /// Pauses after a failed accept, which usually means that file descriptors ran out.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -43,15 +43,19 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 pub(crate) async fn serve(inner: Arc<Inner>, acceptor: Acceptor) {
     inner.shared.log().info("serving peer traffic", &[("address", acceptor.name.clone().into())]);
     let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let arriving = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     loop {
-        // The semaphore is never closed.
-        let Ok(permit) = free.clone().acquire_owned().await else { return };
+        // The semaphores are never closed.
+        let Ok(arrival) = arriving.clone().acquire_owned().await else { return };
         match acceptor.accept().await {
             Ok(accepted) => {
-                let inner = inner.clone();
+                let (inner, free) = (inner.clone(), free.clone());
                 tokio::spawn(async move {
-                    let _permit = permit;
-                    serve_connection(inner, accepted).await;
+                    let remote = accepted.remote.clone();
+                    let Some(io) = accepted.secure().await else { return };
+                    let Ok(_permit) = free.acquire_owned().await else { return };
+                    drop(arrival);
+                    serve_connection(inner, io, remote).await;
                 });
             }
             Err(error) => {
@@ -65,19 +69,7 @@ pub(crate) async fn serve(inner: Arc<Inner>, acceptor: Acceptor) {
     }
 }
 
-async fn serve_connection(inner: Arc<Inner>, accepted: Accepted) {
-    let remote = accepted.remote.clone();
-    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long");
-    let io = match timeout(HANDSHAKE, accepted.secure()).await.map_err(late).flatten() {
-        Ok(io) => io,
-        Err(error) => {
-            inner.shared.log().warn(
-                "rejected connection on peer endpoint",
-                &[("remote-addr", remote.into()), ("error", error.to_string().into())],
-            );
-            return;
-        }
-    };
+async fn serve_connection(inner: Arc<Inner>, io: BoxIo, remote: String) {
     let config = &inner.shared.config;
     let io = TokioIo::new(Timed::new(io, config.write_timeout));
     let service = service_fn(|request| {

@@ -2,14 +2,10 @@
 //!
 //! **Source**: etcd `server/embed/etcd.go`, `server/etcdmain/etcd.go`.
 
-use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::grpc::{Listener, Options as ListenOptions, Protocols};
-use api::http::{AccessControl, Allowed, HttpSide};
-use api::services::EtcdService;
 use apply::Quota;
 use env::Random;
 use env::real::{OsRandom, RealClock, RealDisk};
@@ -20,13 +16,12 @@ use crate::config::duration::GoDuration;
 use crate::config::gates::Gate;
 use crate::config::url::Url;
 use crate::config::{Config, startup};
+use crate::listeners::{Listeners, RESERVED_DESCRIPTORS};
 use crate::log;
-use crate::node::Node;
 pub use crate::peers::REMOVED;
+use crate::security::{Security, SecurityError};
 use crate::start::{self, Running, StartError};
 
-/// Descriptors that are not for client connections.
-const RESERVED_DESCRIPTORS: u64 = 150;
 /// Time between two checkpoints of a long lease.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5 * 60);
 
@@ -52,9 +47,25 @@ pub enum RunError {
         /// The limit.
         limit: u64,
     },
+    /// Its TLS.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
+    /// The same address twice, for different things.
+    #[error("cannot bind both --listen-client-urls and --listen-client-http-urls on the same url {0}")]
+    SameUrl(String),
     /// The member had to stop.
     #[error("{0}")]
     Fatal(String),
+}
+
+impl RunError {
+    /// The record with which the start ends.
+    pub fn record(&self) -> &'static str {
+        match self {
+            Self::Security(error) => error.record(),
+            _ => "discovery failed",
+        }
+    }
 }
 
 /// A member that serves clients.
@@ -75,10 +86,13 @@ pub fn start(config: &Config, ended: impl FnOnce(String) + Send + 'static) -> Re
         .enable_all()
         .build()
         .map_err(|source| RunError::Start(StartError::Thread(source)))?;
+    let security = Security::new(config)?;
+    let peer_security = security.of_peers()?;
     let mut listeners = Listeners::bind(config)?;
     announce(config)?;
-    let peers = listeners.take_peer();
-    let running = start::start(Arc::new(RealDisk), Arc::new(RealClock::default()), &options(config)?, peers)?;
+    let peers = listeners.take_peer(&peer_security);
+    let (disk, clock) = (Arc::new(RealDisk), Arc::new(RealClock::default()));
+    let running = start::start(disk, clock, &options(config)?, peers, Some(peer_security))?;
     log::info!(
         "now serving peer/client/metrics",
         "local-member-id" => running.node.id(),
@@ -100,7 +114,8 @@ pub fn start(config: &Config, ended: impl FnOnce(String) + Send + 'static) -> Re
         log_end(&reason);
         return Err(RunError::Fatal(reason));
     }
-    let listeners = listeners.serve(config, &running).map_err(StartError::Thread)?;
+    security.announce_client(config);
+    let listeners = listeners.serve(config, &running, &security)?;
     let fatal = running.fatal.clone();
     running.workers.spawn_on(0, move || async move {
         let reason = fatal.stopped().await;
@@ -149,140 +164,6 @@ impl Serving {
         running.stop();
         log::info!("closed etcd server", "name" => &config.name, "data-dir" => &config.data_dir);
     }
-}
-
-/// The bound addresses of a member.
-struct Listeners {
-    client: Vec<(Url, Listener)>,
-    http: Vec<(Url, Listener)>,
-    metrics: Vec<(Url, Listener)>,
-    peer: Vec<(Url, Listener)>,
-}
-
-impl Listeners {
-    fn bind(config: &Config) -> Result<Self, RunError> {
-        log::info!("configuring peer listeners", "listen-peer-urls" => &config.listen_peer_urls);
-        let peer = bind_all(&config.listen_peer_urls, config)?;
-        log::info!("configuring client listeners", "listen-client-urls" => &config.listen_client_urls);
-        Ok(Self {
-            client: bind_all(&config.listen_client_urls, config)?,
-            http: bind_all(&config.listen_client_http_urls, config)?,
-            metrics: bind_all(&config.listen_metrics_urls, config)?,
-            peer,
-        })
-    }
-
-    /// The peers' listeners, for the transport.
-    fn take_peer(&mut self) -> Vec<peer::net::Listener> {
-        let socket = |listener| match listener {
-            Listener::Tcp(listener) => peer::net::Socket::Tcp(listener),
-            Listener::Unix(listener) => peer::net::Socket::Unix(listener),
-        };
-        let taken = std::mem::take(&mut self.peer).into_iter();
-        taken.map(|(url, listener)| peer::net::Listener::plain(socket(listener), url.as_str())).collect()
-    }
-
-    fn serve(self, config: &Config, running: &Running) -> std::io::Result<Vec<api::grpc::Serving>> {
-        let split = !self.http.is_empty();
-        let access = || AccessControl {
-            hosts: Allowed::from_list(config.host_whitelist.clone()),
-            origins: Allowed::from_list(config.cors.clone()),
-            secure: false,
-        };
-        let member = Arc::new(running.node.clone());
-        let counters = api::grpc::Metrics::new(EtcdService::<Node>::methods());
-        let health = Arc::new(api::http::HealthCounters::default());
-        let side = |metrics_and_health_only: bool| {
-            let (node, calls, checks) = (running.node.clone(), counters.clone(), health.clone());
-            let metrics = Box::new(move || crate::scrape::metrics(&node, &calls, &checks));
-            let node = running.node.clone();
-            let debug_vars = Box::new(move || crate::scrape::debug_vars(&node));
-            let mut side = HttpSide::new(metrics, debug_vars);
-            side.access = access();
-            side.health = health.clone();
-            side.metrics_and_health_only = metrics_and_health_only;
-            Arc::new(side)
-        };
-        let mut serving = Vec::new();
-        let mut start = |listeners: Vec<(Url, Listener)>, protocols, only, traffic: &str| {
-            let http = side(only);
-            for (url, listener) in listeners {
-                let options = listen_options(config, protocols);
-                let service = EtcdService::new(member.clone(), http.clone());
-                let shared = counters.clone();
-                serving.push(api::grpc::serve_counted(&running.workers, listener, options, service, shared)?);
-                if !traffic.is_empty() {
-                    log::info!("ready to serve client requests");
-                    log::info!(
-                        "serving client traffic insecurely; this is strongly discouraged!",
-                        "traffic" => traffic,
-                        "address" => url.host()
-                    );
-                }
-            }
-            Ok::<(), std::io::Error>(())
-        };
-        let (protocols, traffic) =
-            if split { (Protocols::Grpc, "grpc") } else { (Protocols::Both, "grpc+http") };
-        start(self.client, protocols, false, traffic)?;
-        start(self.http, Protocols::Http, false, "http")?;
-        start(self.metrics, Protocols::Http, true, "")?;
-        log::info!("grpc service status changed", "service" => "", "status" => "SERVING");
-        Ok(serving)
-    }
-}
-
-fn listen_options(config: &Config, protocols: Protocols) -> ListenOptions {
-    let limit = descriptor_limit().saturating_sub(RESERVED_DESCRIPTORS);
-    ListenOptions {
-        max_receive_bytes: usize::try_from(config.max_request_bytes).unwrap_or(usize::MAX / 2) + 512 * 1024,
-        max_concurrent_streams: config.max_concurrent_streams,
-        max_connections: usize::try_from(limit).unwrap_or(usize::MAX),
-        keepalive_interval: config.grpc_keepalive_interval.to_std(),
-        keepalive_timeout: config.grpc_keepalive_timeout.to_std(),
-        protocols,
-    }
-}
-
-fn descriptor_limit() -> u64 {
-    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
-}
-
-fn bind_all(urls: &[Url], config: &Config) -> Result<Vec<(Url, Listener)>, RunError> {
-    let limit = descriptor_limit();
-    if limit <= RESERVED_DESCRIPTORS {
-        return Err(RunError::Descriptors { limit });
-    }
-    let bind = |url: &Url| {
-        bind(url, config)
-            .map(|listener| (url.clone(), listener))
-            .map_err(|source| RunError::Listen { address: url.host().to_owned(), source })
-    };
-    urls.iter().map(bind).collect()
-}
-
-fn bind(url: &Url, config: &Config) -> std::io::Result<Listener> {
-    if url.is_unix() {
-        // unix:///abs/path has its path behind the host; unix://name:port is a file of that name.
-        let path = format!("{}{}", url.host(), url.path());
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        return std::os::unix::net::UnixListener::bind(path).map(Listener::Unix);
-    }
-    let address = url
-        .host()
-        .to_socket_addrs()?
-        .next()
-        .ok_or_else(|| std::io::Error::other("the host has no address"))?;
-    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
-    // Go sets it on every listener; the flag only adds it to what Go does by itself.
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(config.socket_reuse_port)?;
-    socket.bind(&address.into())?;
-    socket.listen(4096)?;
-    Ok(Listener::Tcp(socket.into()))
 }
 
 /// What the flags mean for the member.

@@ -159,7 +159,8 @@ pub enum StartError {
     Thread(#[from] std::io::Error),
 }
 
-/// Starts a member. Returns when its threads run; see [`Running::published`].
+/// Starts a member. Returns when its threads run; see [`Running::published`]. `security` encrypts
+/// connections to peers.
 ///
 /// # Errors
 /// Everything that keeps it from starting.
@@ -168,9 +169,10 @@ pub fn start(
     clock: Arc<dyn Clock>,
     options: &Options,
     listeners: Vec<Listener>,
+    security: Option<Arc<dyn peer::net::Security>>,
 ) -> Result<Running, StartError> {
     let setup = &options.bootstrap;
-    let dialer = Dialer::new(setup.election_timeout() + Duration::from_secs(1), None);
+    let dialer = Dialer::new(setup.election_timeout() + Duration::from_secs(1), security);
     let client = Client::new(dialer.clone(), peers::log_lines());
     let is_restart = wal::exists(&*disk, &setup.wal_dir()).map_err(bootstrap::Error::from)?;
     let existing = ask_cluster(&*disk, options, &client)?;

@@ -17,7 +17,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -25,12 +25,14 @@ use http2::Reason;
 use http2::server::Connection;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::timeout;
 
 use super::call::{Call, Heads};
+use super::keepalive::{Keepalive, PingPolicy};
 use super::lifecycle::{Phase, Ticket};
 use super::metadata::Peer;
 use super::metrics::Shard;
+use super::web::{self, RequestBody};
 use super::{Options, Protocols, Service};
 
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -41,7 +43,7 @@ const SEND_BUFFER_BYTES: usize = 256 << 10;
 const HEADER_LIST_BYTES: u32 = 256 << 10;
 /// How long a connection may take to say its first bytes or to send an HTTP/1 header: upstream's
 /// header read timeout.
-const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(300);
+pub(crate) const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What all calls of a connection share.
 #[derive(Debug)]
@@ -66,17 +68,11 @@ pub(crate) async fn serve_connection<IO, S>(
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
     S: Service,
 {
-    let sniffed = {
-        let mut sniff = pin!(timeout(FIRST_BYTES_TIMEOUT, sniff(&mut io)));
-        poll_fn(|cx| match ticket.phase(cx) {
-            Phase::Serving => sniff.as_mut().poll(cx).map(|sniffed| sniffed.ok().and_then(Result::ok)),
-            _ => Poll::Ready(None),
-        })
-        .await
-    };
-    let Some((protocol, first_bytes)) = sniffed else { return };
+    let sniffed = ticket.unless_ended(timeout(FIRST_BYTES_TIMEOUT, sniff(&mut io))).await;
+    let Some(Ok(Ok((protocol, first_bytes)))) = sniffed else { return };
     match protocol {
-        Protocol::Http2 if options.protocols != Protocols::Http => {
+        // As upstream has it: in plain text HTTP/2 is gRPC, encrypted it carries everything.
+        Protocol::Http2 if options.protocols != Protocols::Http || peer.secure => {
             let shared = Rc::new(Shared {
                 max_receive_bytes: options.max_receive_bytes,
                 peer: Rc::new(peer),
@@ -117,9 +113,9 @@ async fn sniff<IO: AsyncRead + Unpin>(io: &mut IO) -> io::Result<(Protocol, Byte
 }
 
 /// A stream whose first bytes were read already.
-struct Replay<IO> {
-    first_bytes: Bytes,
-    io: IO,
+pub(crate) struct Replay<IO> {
+    pub(crate) first_bytes: Bytes,
+    pub(crate) io: IO,
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Replay<IO> {
@@ -188,11 +184,22 @@ async fn serve_http2<IO, S>(
     };
     let mut connection = Connection::new(io, first_bytes, config);
     let mut keepalive = Keepalive::new(options);
+    let mut pings = PingPolicy::new(options, shared.peer.secure);
     let mut sent = Phase::Serving;
     poll_fn(|cx| {
         loop {
             match connection.poll_accept(cx) {
                 Poll::Ready(Some(request)) => {
+                    ticket.spoke();
+                    match options.protocols {
+                        Protocols::Both if !shared.peer.secure || web::is_grpc(&request.head) => {}
+                        Protocols::Grpc => {}
+                        _ => {
+                            let (service, peer) = (service.clone(), shared.peer.clone());
+                            tokio::task::spawn_local(web::answer(request, service, peer));
+                            continue;
+                        }
+                    }
                     if let Some(call) = Call::accept(request, &shared) {
                         service.grpc(call);
                     }
@@ -217,45 +224,14 @@ async fn serve_http2<IO, S>(
                 sent = wanted;
                 continue;
             }
+            if pings.are_too_many(&mut connection) {
+                connection.shut_down_saying(Reason::ENHANCE_YOUR_CALM, b"too_many_pings");
+                continue;
+            }
             return keepalive.poll_dead(&mut connection, cx);
         }
     })
     .await;
-}
-
-/// Pings an idle peer and notices when it no longer answers.
-struct Keepalive {
-    interval: Duration,
-    patience: Duration,
-    timer: Pin<Box<Sleep>>,
-    waiting: bool,
-}
-
-impl Keepalive {
-    fn new(options: &Options) -> Self {
-        let (interval, patience) = (options.keepalive_interval, options.keepalive_timeout);
-        Self { interval, patience, timer: Box::pin(sleep(interval)), waiting: false }
-    }
-
-    /// Ready when a ping was not answered in time.
-    fn poll_dead<IO>(&mut self, connection: &mut Connection<IO>, cx: &mut Context<'_>) -> Poll<()>
-    where
-        IO: AsyncRead + AsyncWrite + Unpin,
-    {
-        if self.waiting && connection.take_pong() {
-            self.waiting = false;
-            self.timer.as_mut().reset(Instant::now() + self.interval);
-        }
-        loop {
-            ready!(self.timer.as_mut().poll(cx));
-            if self.waiting {
-                return Poll::Ready(());
-            }
-            connection.ping();
-            self.waiting = true;
-            self.timer.as_mut().reset(Instant::now() + self.patience);
-        }
-    }
 }
 
 async fn serve_http1<IO, S>(io: IO, peer: Rc<Peer>, service: Rc<S>, ticket: Ticket)
@@ -263,8 +239,12 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
     S: Service,
 {
-    let handler = hyper::service::service_fn(move |request| {
+    let spoke = Rc::new(Cell::new(false));
+    let speaks = spoke.clone();
+    let handler = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        speaks.set(true);
         let (service, peer) = (service.clone(), peer.clone());
+        let request = request.map(RequestBody::Http1);
         async move { Ok::<_, std::convert::Infallible>(service.http(request, peer).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
@@ -282,7 +262,11 @@ where
             draining = true;
             connection.as_mut().graceful_shutdown();
         }
-        connection.as_mut().poll(cx).map(|_| ())
+        let served = connection.as_mut().poll(cx).map(|_| ());
+        if spoke.get() {
+            ticket.spoke();
+        }
+        served
     })
     .await;
 }

@@ -1,13 +1,18 @@
 //! Stopping a server: the phase all its connections look at, and how they are woken.
 //!
+//! Room: a connection that has not asked for anything yet can be made to end, so that those who open
+//! connections and say nothing do not keep others out.
+//!
 //! Looking costs one relaxed load per poll of a connection; the lock is taken when a connection
 //! begins, ends, or when the phase changes.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::task::{Context, Waker};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
@@ -35,6 +40,8 @@ pub(crate) struct Lifecycle {
 struct Connections {
     next: u64,
     wakers: HashMap<u64, Option<Waker>>,
+    /// Those that have not asked for anything yet, oldest first, and whether they must go.
+    silent: BTreeMap<u64, Arc<AtomicBool>>,
 }
 
 impl Lifecycle {
@@ -85,7 +92,29 @@ impl Lifecycle {
         let id = connections.next;
         connections.next += 1;
         connections.wakers.insert(id, None);
-        Ticket { lifecycle: self.clone(), id, registered: Cell::new(false), _permit: permit }
+        let evicted = Arc::new(AtomicBool::new(false));
+        connections.silent.insert(id, evicted.clone());
+        let lifecycle = self.clone();
+        Ticket {
+            lifecycle,
+            id,
+            registered: Cell::new(false),
+            silent: Cell::new(true),
+            evicted,
+            _permit: permit,
+        }
+    }
+
+    /// Ends the oldest connection that has not asked for anything yet, if there is one.
+    pub(crate) fn evict_silent(&self) {
+        let mut connections = self.connections.lock();
+        let Some((id, evicted)) = connections.silent.pop_first() else { return };
+        evicted.store(true, Ordering::Release);
+        let waker = connections.wakers.get(&id).cloned().flatten();
+        drop(connections);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 }
 
@@ -95,6 +124,8 @@ pub(crate) struct Ticket {
     lifecycle: Arc<Lifecycle>,
     id: u64,
     registered: Cell<bool>,
+    silent: Cell<bool>,
+    evicted: Arc<AtomicBool>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -106,7 +137,28 @@ impl Ticket {
             self.registered.set(true);
             self.lifecycle.connections.lock().wakers.insert(self.id, Some(cx.waker().clone()));
         }
+        if self.silent.get() && self.evicted.load(Ordering::Acquire) {
+            return Phase::Closing;
+        }
         self.lifecycle.phase()
+    }
+
+    /// The first request has come: this connection no longer makes room for others.
+    pub(crate) fn spoke(&self) {
+        // Who is no longer on the list was told to go meanwhile, and does.
+        if self.silent.get() && self.lifecycle.connections.lock().silent.remove(&self.id).is_some() {
+            self.silent.set(false);
+        }
+    }
+
+    /// The outcome of `work`, or nothing if the connection has to end before.
+    pub(crate) async fn unless_ended<F: Future>(&self, work: F) -> Option<F::Output> {
+        let mut work = pin!(work);
+        poll_fn(|cx| match self.phase(cx) {
+            Phase::Serving => work.as_mut().poll(cx).map(Some),
+            _ => Poll::Ready(None),
+        })
+        .await
     }
 }
 
@@ -114,6 +166,9 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let mut connections = self.lifecycle.connections.lock();
         connections.wakers.remove(&self.id);
+        if self.silent.get() {
+            connections.silent.remove(&self.id);
+        }
         let last = connections.wakers.is_empty();
         drop(connections);
         if last {

@@ -14,6 +14,8 @@ pub struct Peer {
     pub address: Option<SocketAddr>,
     /// Common name of a verified client certificate.
     pub common_name: Option<String>,
+    /// Whether the connection is encrypted.
+    pub secure: bool,
 }
 
 /// Everything about one call that is not its message.

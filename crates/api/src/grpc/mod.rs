@@ -4,20 +4,24 @@
 //! boxed handlers, reflection, response compression.
 //!
 //! ```text
-//! socket -> connection (preface? HTTP/2 : HTTP/1)
+//! socket -> [TLS ->] connection (preface? HTTP/2 : HTTP/1)
 //!             HTTP/2 -> Call (headers checked) -> Service::grpc: match on the path
 //!                         -> Call::unary | server_stream | bidi: one local task per call
+//!                       with TLS also requests that are not gRPC -> Service::http
 //!             HTTP/1 -> Service::http
 //! ```
 
 mod call;
 mod connection;
+mod keepalive;
 mod lifecycle;
 mod message;
 mod metadata;
 mod metrics;
+mod secure;
 mod server;
 mod status;
+mod web;
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -30,8 +34,10 @@ pub use call::{Call, Requests, Responses};
 pub use message::{PREFIX_LEN, Pieces, Reply, write_prefix};
 pub use metadata::{CallContext, Peer};
 pub use metrics::{MethodCounts, MethodId, MethodInfo, Metrics, Shape};
+pub use secure::Security;
 pub use server::{Listener, Serving, Workers, serve, serve_counted, serve_io};
 pub use status::{Code, Status};
+pub use web::RequestBody;
 
 /// Body of an HTTP/1 answer.
 pub type HttpBody = UnsyncBoxBody<Bytes, std::convert::Infallible>;
@@ -45,10 +51,10 @@ pub trait Service: 'static {
     /// `match` on [`Call::path`].
     fn grpc(self: &Rc<Self>, call: Call);
 
-    /// Answers an HTTP/1 request.
+    /// Answers a request that is not gRPC.
     fn http(
         self: Rc<Self>,
-        request: Request<hyper::body::Incoming>,
+        request: Request<RequestBody>,
         peer: Rc<Peer>,
     ) -> impl Future<Output = Response<HttpBody>>;
 }
@@ -72,14 +78,19 @@ pub struct Options {
     pub max_receive_bytes: usize,
     /// `--max-concurrent-streams`, per connection.
     pub max_concurrent_streams: u32,
-    /// Connections accepted at the same time; more wait in the listener's backlog.
+    /// Connections accepted at the same time. When there are more, those that have not asked for
+    /// anything yet make room, oldest first; without such, newcomers wait.
     pub max_connections: usize,
     /// A connection is pinged this often.
     pub keepalive_interval: Duration,
     /// A ping has to be answered in this time.
     pub keepalive_timeout: Duration,
+    /// Clients that ping more often than this are sent away; zero lets them.
+    pub keepalive_min_time: Duration,
     /// Protocols offered.
     pub protocols: Protocols,
+    /// Encryption; without it connections are plain text.
+    pub security: Option<Security>,
 }
 
 impl Default for Options {
@@ -90,7 +101,9 @@ impl Default for Options {
             max_connections: 1 << 20,
             keepalive_interval: Duration::from_secs(2 * 60 * 60),
             keepalive_timeout: Duration::from_secs(20),
+            keepalive_min_time: Duration::from_secs(5),
             protocols: Protocols::Both,
+            security: None,
         }
     }
 }

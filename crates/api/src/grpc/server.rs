@@ -23,6 +23,7 @@ use super::connection::serve_connection;
 use super::lifecycle::{Lifecycle, Phase};
 use super::metadata::Peer;
 use super::metrics::Metrics;
+use super::secure::{AnySocket, serve_secure};
 use super::{Options, Service};
 
 /// Threads per worker for large reads: enough to keep a disk busy, few enough to stay in memory.
@@ -30,6 +31,8 @@ use super::{Options, Service};
 /// both.
 const BLOCKING_NICENESS: i32 = 6;
 const BLOCKING_THREADS: usize = 4;
+/// Silence on a connection after which the system looks whether the other side is still there.
+const PROBE_AFTER: Duration = Duration::from_secs(30);
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -240,17 +243,22 @@ where
         let mut turn = 0_usize;
         loop {
             let next = async {
-                let permit = permits.clone().acquire_owned().await;
-                (permit, listener.accept().await)
+                let socket = listener.accept(options.keepalive_timeout).await?;
+                if permits.available_permits() == 0 {
+                    lifecycle.evict_silent();
+                }
+                // The semaphore is never closed.
+                let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
+                Ok((permit, socket))
             };
-            let (permit, socket) = tokio::select! {
+            let accepted = tokio::select! {
                 biased;
                 () = &mut stop => return,
-                (permit, socket) = next => (permit, socket),
+                accepted = next => accepted,
             };
-            let (Ok(permit), Some(pool)) = (permit, pool.upgrade()) else { return };
-            let socket = match socket {
-                Ok(socket) => socket,
+            let Some(pool) = pool.upgrade() else { return };
+            let (permit, socket) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     back_off(&error).await;
                     continue;
@@ -264,13 +272,22 @@ where
                 let (service, metrics) = (Rc::new(service), shards[worker].clone());
                 match socket {
                     Socket::Tcp(socket, address) => {
-                        let peer = Peer { address: Some(address), common_name: None };
+                        let peer = Peer { address: Some(address), ..Peer::default() };
                         let Ok(socket) = TcpStream::from_std(socket) else { return };
+                        if options.security.is_some() {
+                            let socket = AnySocket::Tcp(socket);
+                            return serve_secure(socket, peer, service, &options, metrics, ticket).await;
+                        }
                         serve_connection(socket, peer, service, &options, metrics, ticket).await;
                     }
                     Socket::Unix(socket) => {
                         let Ok(socket) = UnixStream::from_std(socket) else { return };
-                        serve_connection(socket, Peer::default(), service, &options, metrics, ticket).await;
+                        let peer = Peer::default();
+                        if options.security.is_some() {
+                            let socket = AnySocket::Unix(socket);
+                            return serve_secure(socket, peer, service, &options, metrics, ticket).await;
+                        }
+                        serve_connection(socket, peer, service, &options, metrics, ticket).await;
                     }
                 }
             });
@@ -301,6 +318,20 @@ async fn back_off(error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
+/// Silence is probed as etcd has it; what was sent and is not taken gives the connection up, as
+/// gRPC's servers have it. Where the system refuses, the pings of HTTP/2 still find out.
+fn detect_death(socket: &TcpStream, patience: Duration) {
+    use rustix::net::sockopt::{
+        set_socket_keepalive, set_tcp_keepidle, set_tcp_keepintvl, set_tcp_user_timeout,
+    };
+    let _ = set_socket_keepalive(socket, true);
+    let _ = set_tcp_keepidle(socket, PROBE_AFTER);
+    let _ = set_tcp_keepintvl(socket, PROBE_AFTER);
+    if !patience.is_zero() {
+        let _ = set_tcp_user_timeout(socket, u32::try_from(patience.as_millis()).unwrap_or(u32::MAX));
+    }
+}
+
 enum AsyncListener {
     Tcp(TcpListener),
     Unix(UnixListener),
@@ -319,11 +350,13 @@ impl AsyncListener {
         }
     }
 
-    async fn accept(&self) -> io::Result<Socket> {
+    /// The next connection. One whose other side takes nothing for `patience` is ended by the system.
+    async fn accept(&self, patience: Duration) -> io::Result<Socket> {
         match self {
             Self::Tcp(listener) => {
                 let (socket, address) = listener.accept().await?;
                 socket.set_nodelay(true)?;
+                detect_death(&socket, patience);
                 Ok(Socket::Tcp(socket.into_std()?, address))
             }
             Self::Unix(listener) => Ok(Socket::Unix(listener.accept().await?.0.into_std()?)),

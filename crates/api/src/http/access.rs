@@ -46,13 +46,12 @@ pub struct AccessControl {
     pub hosts: Allowed,
     /// `--cors`.
     pub origins: Allowed,
-    /// The connection is encrypted: then any host name will do.
-    pub secure: bool,
 }
 
 impl AccessControl {
-    /// The refusal of a request for a host name that is not ours.
-    pub(super) fn refuse<B>(&self, request: &Request<B>) -> Option<Response<HttpBody>> {
+    /// The refusal of a request for a host name that is not ours. On an encrypted connection any name
+    /// will do: the certificate says who we are.
+    pub(super) fn refuse<B>(&self, request: &Request<B>, secure: bool) -> Option<Response<HttpBody>> {
         let header = request.headers().get(HOST).and_then(|host| host.to_str().ok());
         let host = request.uri().host().or_else(|| header.map(without_port));
         match host {
@@ -62,7 +61,7 @@ impl AccessControl {
             }
             host => {
                 let host = host.unwrap_or_default();
-                if self.secure || self.hosts.allows(host) {
+                if secure || self.hosts.allows(host) {
                     return None;
                 }
                 tracing::warn!(host, "rejecting HTTP request to prevent DNS rebinding attacks");

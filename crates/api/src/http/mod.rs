@@ -61,9 +61,9 @@ impl HttpSide {
         &self,
         member: &M,
         request: Request<B>,
-        _: &Peer,
+        peer: &Peer,
     ) -> Response<HttpBody> {
-        if let Some(refusal) = self.access.refuse(&request) {
+        if let Some(refusal) = self.access.refuse(&request, peer.secure) {
             return refusal;
         }
         let mut response = if request.method() == Method::OPTIONS {

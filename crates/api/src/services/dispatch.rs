@@ -289,7 +289,7 @@ impl<M: Member> Service for EtcdService<M> {
 
     async fn http(
         self: Rc<Self>,
-        request: Request<hyper::body::Incoming>,
+        request: Request<crate::grpc::RequestBody>,
         peer: Rc<Peer>,
     ) -> Response<HttpBody> {
         self.http.answer(&*self.member, request, &peer).await

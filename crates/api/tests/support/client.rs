@@ -80,6 +80,19 @@ impl Client {
         Self::connect_with(address, &mut builder).await
     }
 
+    /// A client on a connection of any kind.
+    pub async fn over<IO>(io: IO) -> Self
+    where
+        IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut builder = h2::client::Builder::new();
+        let (send, connection) = within(builder.data_frame_budget(1 << 30).handshake(io)).await.unwrap();
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Self { send }
+    }
+
     pub async fn connect_with(address: SocketAddr, builder: &mut h2::client::Builder) -> Self {
         let socket = TcpStream::connect(address).await.unwrap();
         let (send, connection) = within(builder.handshake(socket)).await.unwrap();

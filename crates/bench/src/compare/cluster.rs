@@ -10,7 +10,7 @@ use super::small::{checked, figures_of, plan_of};
 use super::{Bench, Figures, STOP_PATIENCE, Scenario};
 use crate::load;
 use crate::process::{Server, ServerPlan, wait_serving};
-use crate::wire::{Channel, Method};
+use crate::wire::{Channel, Method, scheme};
 
 const MEMBERS: u16 = 3;
 const START_PATIENCE: Duration = Duration::from_secs(120);
@@ -27,8 +27,8 @@ pub(super) fn round(bench: &Bench<'_>, which: usize, scenario: Scenario) -> anyh
     let mut plan = plan_of(scenario, bench.plan.window);
     plan.pids = servers.iter().map(Server::pid).collect();
     plan.endpoints = match scenario {
-        Scenario::ClusterGet => vec![format!("http://{}", a_follower(&servers)?)],
-        _ => servers.iter().map(|server| format!("http://{}", server.authority)).collect(),
+        Scenario::ClusterGet => vec![format!("{}://{}", scheme(), a_follower(&servers)?)],
+        _ => servers.iter().map(|server| format!("{}://{}", scheme(), server.authority)).collect(),
     };
     let figures = figures_of(scenario, &checked(load::run(&plan)?)?)?;
     for mut server in servers {

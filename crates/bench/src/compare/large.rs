@@ -41,7 +41,7 @@ fn space(keys: u64) -> KeySpace {
 pub(super) fn fill(bench: &Bench<'_>, which: usize) -> anyhow::Result<Filled> {
     let dir = bench.fresh_dir(which, "filled")?;
     let (mut server, _) = bench.start(which, &dir)?;
-    let endpoint = format!("http://{}", server.authority);
+    let endpoint = format!("{}://{}", crate::wire::scheme(), server.authority);
     let keys = bench.plan.large_keys;
     let mut plan = FillPlan { endpoint, space: space(keys), first: 0, connections: 100, in_flight: 1000 };
     let took = fill::run(&plan)?;
@@ -127,7 +127,7 @@ pub(super) fn round(bench: &Bench<'_>, which: usize, filled: &Path) -> anyhow::R
 /// Returns p99.9 and maximum of the puts, and how often the other thing was done.
 fn puts_beside(bench: &Bench<'_>, authority: &str, beside: Beside) -> anyhow::Result<(f64, f64, f64)> {
     let plan = LoadPlan {
-        endpoints: vec![format!("http://{authority}")],
+        endpoints: vec![format!("{}://{authority}", crate::wire::scheme())],
         space: KeySpace { sequential: false, ..space(bench.plan.large_keys) },
         connections: 16,
         clients: 256,

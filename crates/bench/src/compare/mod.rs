@@ -101,6 +101,8 @@ pub struct ComparePlan {
     pub base_port: u16,
     /// Program to run as the echo server (this one), to measure the ceiling of bare RPC.
     pub echo: Option<PathBuf>,
+    /// Encrypt what goes between load and servers. There is no encrypted echo server.
+    pub tls: bool,
 }
 
 /// Name of a figure, e.g. `put.per_second`.
@@ -154,11 +156,12 @@ pub fn run(plan: &ComparePlan) -> anyhow::Result<Results> {
     std::fs::create_dir_all(&plan.dir).with_context(|| format!("cannot create {}", plan.dir.display()))?;
     require_real_disk(&plan.dir)?;
     Cores(vec![1]).pin_this_thread().context("a comparison needs two cores")?;
+    let certificate = if plan.tls { Some(certificate(&plan.dir)?) } else { None };
     let mut results = Results { labels: plan.labels.clone(), ..Default::default() };
     results.sync_us = sync_probe(&plan.dir)?;
     for &placement in &plan.placements {
-        let bench = Bench { plan, placement };
-        if plan.echo.is_some() {
+        let bench = Bench { plan, placement, certificate: certificate.clone() };
+        if plan.echo.is_some() && !plan.tls {
             let figures = small::echo(&bench)?;
             eprintln!("{:<10} echo: {:.0} puts/s, {:.0} reads/s", placement.name(), figures[0], figures[1]);
             results.echo.insert(placement, figures);
@@ -174,6 +177,17 @@ pub fn run(plan: &ComparePlan) -> anyhow::Result<Results> {
 struct Bench<'a> {
     plan: &'a ComparePlan,
     placement: Placement,
+    certificate: Option<(String, String)>,
+}
+
+/// A CA, a certificate for the servers, and from now on encrypted connections to them.
+fn certificate(dir: &Path) -> anyhow::Result<(String, String)> {
+    let authority = tls::authority::Authority::new("bench")?;
+    let leaf = tls::authority::Leaf::new("server", &["127.0.0.1", "localhost"]);
+    let files = authority.issue(&leaf)?.write(dir, "server")?;
+    let trusted_ca_file = authority.write(dir, "ca")?;
+    crate::wire::encrypt(&tls::Settings { trusted_ca_file, ..Default::default() })?;
+    Ok(files)
 }
 
 impl Bench<'_> {
@@ -232,6 +246,7 @@ impl Bench<'_> {
             name: "bench".into(),
             initial_cluster: String::new(),
             extra_args: extra_args.clone(),
+            certificate: self.certificate.clone(),
             data_dir: data_dir.to_owned(),
             log_file: self.plan.dir.join(format!("{}.log", ["a", "b"][which])),
             client_port: self.plan.base_port,

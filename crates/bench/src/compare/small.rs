@@ -10,6 +10,7 @@ use crate::load::ops::Workload;
 use crate::load::report::Report;
 use crate::load::{self, LoadPlan};
 use crate::process::cpu_time;
+use crate::wire::scheme;
 
 /// Events per second of the watch scenario: 500 puts, each seen by 100 watchers.
 const WATCH_PUTS_PER_SECOND: f64 = 500.0;
@@ -22,7 +23,7 @@ pub(super) fn round(bench: &Bench<'_>, which: usize, scenario: Scenario) -> anyh
     let dir = bench.fresh_dir(which, "data")?;
     let (mut server, _) = bench.start(which, &dir)?;
     let mut plan = plan_of(scenario, bench.plan.window);
-    plan.endpoints = vec![format!("http://{}", server.authority)];
+    plan.endpoints = vec![format!("{}://{}", scheme(), server.authority)];
     plan.pids = vec![server.pid()];
     let figures = match scenario {
         Scenario::Watch => watch(&plan)?,

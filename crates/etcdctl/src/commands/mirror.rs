@@ -11,7 +11,7 @@ use client::{Client, Options, cancel_error, delete, put, with_prefix};
 
 use crate::failure::{BAD_CONNECTION, ERROR, Failure};
 use crate::print::say;
-use crate::session::{Session, password_credentials, refuse_tls};
+use crate::session::{Session, connector, password_credentials};
 
 const BATCH: i64 = 1000;
 const REPORT: Duration = Duration::from_secs(30);
@@ -31,14 +31,20 @@ pub async fn make_mirror(session: &mut Session) -> Result<(), Failure> {
     }
     let endpoint = session.invocation.arg_text(0);
     let flags = session.flags();
-    refuse_tls(flags, ["dest-cert", "dest-key", "dest-cacert"], "dest-insecure-transport")?;
+    let tls = connector(flags, ["dest-cert", "dest-key", "dest-cacert"], "dest-insecure-transport")?;
     let credentials = password_credentials(
         &flags.text("dest-user"),
         &flags.text("dest-password"),
         "Destination Password: ",
     )?;
     let settings = session.settings()?;
-    let options = Options { endpoints: vec![endpoint], credentials, ..settings.options.clone() };
+    let options = Options {
+        endpoints: vec![endpoint],
+        tls,
+        server_name: String::new(),
+        credentials,
+        ..settings.options.clone()
+    };
     let destination = Client::connect(options).await.map_err(|error| Failure::new(BAD_CONNECTION, error))?;
     let source = settings.connect().await?;
     let flags = session.flags();

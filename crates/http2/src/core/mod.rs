@@ -108,6 +108,17 @@ struct Assembly {
     frames: usize,
 }
 
+/// Pings that have come from the peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pings {
+    /// How many.
+    pub count: u32,
+    /// Whether the first of them came behind a head or data that we had sent.
+    pub forgiven: bool,
+    /// Whether no stream was open.
+    pub idle: bool,
+}
+
 /// One side of a connection.
 pub struct Core {
     server: bool,
@@ -144,6 +155,9 @@ pub struct Core {
     going: Going,
     peer_going: Option<Reason>,
     pong: bool,
+    pings: Pings,
+    /// A head or data were sent since the last ping came.
+    sent_since_ping: bool,
     /// Set when nothing more is read or sent except what is in the output.
     over: Option<Broken>,
     /// The task that drives the connection, and whether it has been woken since it ran.
@@ -196,6 +210,8 @@ impl Core {
             going: Going::Staying,
             peer_going: None,
             pong: false,
+            pings: Pings::default(),
+            sent_since_ping: false,
             over: None,
             task: None,
             woken: false,
@@ -281,12 +297,20 @@ impl Core {
         std::mem::take(&mut self.pong)
     }
 
+    /// The pings that have come since this was asked last.
+    pub fn take_pings(&mut self) -> Option<Pings> {
+        match self.pings.count {
+            0 => None,
+            _ => Some(std::mem::take(&mut self.pings)),
+        }
+    }
+
     /// Says that no further streams are accepted. Those that are open go on; then the connection is
     /// over. Two steps: streams that the peer opens before it hears of this are still served.
     pub fn go_away(&mut self) {
         if self.going == Going::Staying && self.over.is_none() {
             self.going = Going::Announced;
-            self.goaway_frame(MAX_STREAM_ID, Reason::NO_ERROR);
+            self.goaway_frame(MAX_STREAM_ID, Reason::NO_ERROR, &[]);
             self.output.frame(PING, 0, 0, &GOING_PING);
             self.wake_task();
         }
@@ -296,15 +320,20 @@ impl Core {
     pub fn finish(&mut self) {
         if self.going != Going::Final && self.over.is_none() {
             self.going = Going::Final;
-            self.goaway_frame(self.last_stream, Reason::NO_ERROR);
+            self.goaway_frame(self.last_stream, Reason::NO_ERROR, &[]);
             self.wake_task();
         }
     }
 
     /// Ends the connection, and all streams with it.
     pub fn shut_down(&mut self, reason: Reason) {
+        self.shut_down_saying(reason, &[]);
+    }
+
+    /// As [`Core::shut_down`], with a word about why.
+    pub fn shut_down_saying(&mut self, reason: Reason, why: &[u8]) {
         if self.over.is_none() {
-            self.goaway_frame(self.last_stream, reason);
+            self.goaway_frame(self.last_stream, reason, why);
             self.end(Broken::GoAway(reason));
         }
     }
@@ -315,10 +344,11 @@ impl Core {
         self.output = Output::default();
     }
 
-    fn goaway_frame(&mut self, last: u32, reason: Reason) {
-        let mut payload = [0; 8];
-        payload[..4].copy_from_slice(&last.to_be_bytes());
-        payload[4..].copy_from_slice(&reason.0.to_be_bytes());
+    fn goaway_frame(&mut self, last: u32, reason: Reason, why: &[u8]) {
+        let mut payload = Vec::with_capacity(8 + why.len());
+        payload.extend_from_slice(&last.to_be_bytes());
+        payload.extend_from_slice(&reason.0.to_be_bytes());
+        payload.extend_from_slice(why);
         self.output.frame(GOAWAY, 0, 0, &payload);
     }
 

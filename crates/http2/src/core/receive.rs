@@ -481,6 +481,12 @@ impl Core {
             return Err(Fault::Connection(Reason::FRAME_SIZE_ERROR));
         }
         if !header.has(ACK) {
+            if self.pings.count == 0 {
+                self.pings.forgiven = self.sent_since_ping;
+                self.pings.idle = self.streams.open() == 0;
+            }
+            self.pings.count = self.pings.count.saturating_add(1);
+            self.sent_since_ping = false;
             self.output.frame(PING, ACK, 0, payload);
             self.wake_task();
         } else if payload == KEEPALIVE_PING {

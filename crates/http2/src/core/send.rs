@@ -70,6 +70,7 @@ impl Core {
             stream.send_window -= len as i64;
             self.send_window -= len as i64;
             if len > 0 || end {
+                self.sent_since_ping = true;
                 self.output.frame_with_body(DATA, if end { END_STREAM } else { 0 }, id, data);
                 self.wake_task();
             }
@@ -104,6 +105,7 @@ impl Core {
     }
 
     fn headers_frame(&mut self, id: u32, head: &Rc<Head>, end: bool) {
+        self.sent_since_ping = true;
         let (encoder, frame_bytes) = (&mut self.encoder, self.peer.frame_bytes);
         let end_stream = if end { END_STREAM } else { 0 };
         self.output.append(|buffer| {
@@ -198,6 +200,7 @@ impl Core {
         }
         let ends = matches!(end, End::Data);
         if part > 0 || ends {
+            self.sent_since_ping = true;
             self.output.frame_with_body(DATA, if ends { END_STREAM } else { 0 }, id, data);
         }
         if let End::Trailers(trailers) = &end {

@@ -6,7 +6,6 @@
 use super::Config;
 use super::gates::Gate;
 use super::table::flag;
-use super::url::Url;
 
 /// Flags whose feature is still to come, with the feature's name.
 #[derive(Clone, Copy, Debug)]
@@ -21,38 +20,11 @@ const fn later(flag: &'static str, feature: &'static str) -> Later {
     Later { flag, feature }
 }
 
-const TLS: &str = "TLS";
 const DISCOVERY: &str = "discovery of the first members";
 const TRACING: &str = "distributed tracing";
 
 /// The whole list.
 pub const LATER: &[Later] = &[
-    later("cert-file", TLS),
-    later("key-file", TLS),
-    later("client-cert-auth", TLS),
-    later("client-cert-file", TLS),
-    later("client-key-file", TLS),
-    later("client-crl-file", TLS),
-    later("client-cert-allowed-hostname", TLS),
-    later("client-transport-security.allowed-cn", TLS),
-    later("client-transport-security.skip-client-san-verification", TLS),
-    later("trusted-ca-file", TLS),
-    later("auto-tls", TLS),
-    later("peer-cert-file", TLS),
-    later("peer-key-file", TLS),
-    later("peer-client-cert-auth", TLS),
-    later("peer-client-cert-file", TLS),
-    later("peer-client-key-file", TLS),
-    later("peer-trusted-ca-file", TLS),
-    later("peer-cert-allowed-cn", TLS),
-    later("peer-cert-allowed-hostname", TLS),
-    later("peer-auto-tls", TLS),
-    later("peer-crl-file", TLS),
-    later("peer-skip-client-san-verification", TLS),
-    later("self-signed-cert-validity", TLS),
-    later("cipher-suites", TLS),
-    later("tls-min-version", TLS),
-    later("tls-max-version", TLS),
     later("discovery-token", DISCOVERY),
     later("discovery-endpoints", DISCOVERY),
     later("discovery-srv", DISCOVERY),
@@ -65,7 +37,6 @@ pub const LATER: &[Later] = &[
     later("bcrypt-cost", "changing users"),
     later("auth-token", "authentication"),
     later("auth-token-ttl", "authentication"),
-    later("grpc-keepalive-min-time", "refusing clients that ping too often"),
     later("warning-apply-duration", "logging slow requests"),
     later("warning-unary-request-duration", "logging slow requests"),
     later("metrics", "latency histograms of calls"),
@@ -104,17 +75,6 @@ pub fn unsupported(config: &Config) -> Option<String> {
             return refuse(format!("--feature-gates={}=true", gate.name()), feature);
         }
     }
-    let lists = [
-        ("listen-peer-urls", &config.listen_peer_urls),
-        ("listen-client-urls", &config.listen_client_urls),
-        ("listen-client-http-urls", &config.listen_client_http_urls),
-        ("listen-metrics-urls", &config.listen_metrics_urls),
-    ];
-    for (name, urls) in lists {
-        if let Some(url) = urls.iter().find(|url| Url::is_tls(url)) {
-            return refuse(format!("--{name}={url}"), TLS);
-        }
-    }
     if let Some(url) =
         config.listen_peer_urls.iter().chain(&config.listen_metrics_urls).find(|url| url.is_unix())
     {
@@ -142,16 +102,13 @@ mod tests {
     fn defaults_are_fine_and_missing_features_are_named() {
         let mut config = Config::default();
         assert_eq!(unsupported(&config), None);
-        config.client_tls.cert_file = "a.pem".to_owned();
+        config.enable_pprof = true;
         assert_eq!(
             unsupported(&config).unwrap(),
-            "--cert-file is not supported by this build yet: TLS is still to come; remove it to start"
+            "--enable-pprof is not supported by this build yet: profiling is still to come; remove it to start"
         );
         let mut config = Config::default();
         config.feature_gates.merge("StopGRPCServiceOnDefrag=true").unwrap();
         assert!(unsupported(&config).unwrap().starts_with("--feature-gates=StopGRPCServiceOnDefrag=true is"));
-        let config =
-            Config { listen_client_urls: Url::parse_list("https://1.2.3.4:5").unwrap(), ..Config::default() };
-        assert!(unsupported(&config).unwrap().starts_with("--listen-client-urls=https://1.2.3.4:5 is"));
     }
 }

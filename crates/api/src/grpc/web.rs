@@ -1,0 +1,114 @@
+//! Requests over HTTP/2 that are not gRPC, and the body that requests of both versions have.
+//!
+//! On encrypted ports curl, browsers and Prometheus speak HTTP/2 to `/health` and `/metrics`.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, Version};
+use http_body_util::BodyExt;
+use http2::{Field, Head, Reason, Sender};
+use hyper::body::{Body, Frame};
+
+use super::metadata::Peer;
+use super::{HttpBody, Service};
+
+/// What a client sends with a request that is not gRPC.
+pub enum RequestBody {
+    /// Over HTTP/1.
+    Http1(hyper::body::Incoming),
+    /// Over HTTP/2.
+    Http2(http2::Body),
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        Poll::Ready(match self.get_mut() {
+            Self::Http1(body) => {
+                ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(io::Error::other))
+            }
+            Self::Http2(body) => {
+                ready!(body.poll_data(cx)).map(|data| data.map(Frame::data).map_err(io::Error::other))
+            }
+        })
+    }
+}
+
+/// Whether a request is a gRPC call: upstream looks for the words anywhere in the content type.
+pub(crate) fn is_grpc(head: &Head) -> bool {
+    let content_type = head.get("content-type").unwrap_or_default();
+    content_type.windows(GRPC.len()).any(|part| part == GRPC)
+}
+
+const GRPC: &[u8] = b"application/grpc";
+
+/// Has the service answer a request.
+pub(crate) async fn answer<S: Service>(request: http2::server::Request, service: Rc<S>, peer: Rc<Peer>) {
+    let http2::server::Request { head, body, mut respond } = request;
+    let without_body = head.method() == b"HEAD";
+    let response = match read_head(&head) {
+        Some(parts) => {
+            let request = parts.map(|()| RequestBody::Http2(body));
+            let taken_back = poll_fn(|cx| respond.poll_reset(cx).map(drop));
+            tokio::select! {
+                biased;
+                response = service.http(request, peer) => response,
+                () = taken_back => return,
+            }
+        }
+        None => {
+            let mut refusal = Response::new(HttpBody::default());
+            *refusal.status_mut() = StatusCode::BAD_REQUEST;
+            refusal
+        }
+    };
+    if send(&mut respond, response, without_body).await.is_none() {
+        respond.reset(Reason::INTERNAL_ERROR);
+    }
+}
+
+/// `None` for what is no HTTP request.
+fn read_head(head: &Head) -> Option<Request<()>> {
+    let mut uri = http::Uri::builder().path_and_query(head.path());
+    if let Some(authority) = head.authority() {
+        uri = uri.scheme("https").authority(authority);
+    }
+    let mut request =
+        Request::builder().version(Version::HTTP_2).method(head.method()).uri(uri.build().ok()?);
+    for field in head.fields() {
+        request = request.header(field.name(), field.value());
+    }
+    request.body(()).ok()
+}
+
+/// `None` if nobody wants it any more, or it is no response that HTTP/2 knows.
+async fn send(respond: &mut Sender, response: Response<HttpBody>, without_body: bool) -> Option<()> {
+    let (parts, mut body) = response.into_parts();
+    let mut head = Head::response(parts.status.as_u16());
+    for (name, value) in &parts.headers {
+        head = head.with(Field::new(name.as_str(), value.as_bytes()));
+    }
+    if without_body || body.is_end_stream() {
+        return respond.send_head(&Rc::new(head), true).ok();
+    }
+    respond.send_head(&Rc::new(head), false).ok()?;
+    while let Some(frame) = body.frame().await {
+        let Ok(mut data) = frame.unwrap_or_else(|never| match never {}).into_data() else { continue };
+        while !data.is_empty() {
+            let room = poll_fn(|cx| respond.poll_room(cx)).await.ok()?;
+            let part = data.split_to(room.min(data.len()));
+            respond.send_data(part, false).ok()?;
+        }
+    }
+    respond.send_data(Bytes::new(), true).ok()
+}

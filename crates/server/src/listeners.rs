@@ -1,0 +1,214 @@
+//! The addresses of a member: bound before it starts, served when it has published itself.
+//!
+//! One address may be given as `http` and as `https`: then it takes both.
+//!
+//! **Source**: etcd `server/embed/{etcd,serve}.go`.
+
+use std::net::ToSocketAddrs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::grpc::{Listener, Options as ListenOptions, Protocols};
+use api::http::{AccessControl, Allowed, HttpSide};
+use api::services::EtcdService;
+
+use crate::config::Config;
+use crate::config::url::Url;
+use crate::log;
+use crate::node::Node;
+use crate::run::RunError;
+use crate::security::Security;
+use crate::start::{Running, StartError};
+
+/// Descriptors that are not for client connections.
+pub(crate) const RESERVED_DESCRIPTORS: u64 = 150;
+
+/// A bound address.
+struct Bound {
+    url: Url,
+    plain: bool,
+    secure: bool,
+    listener: Listener,
+}
+
+/// The bound addresses of a member.
+pub(crate) struct Listeners {
+    client: Vec<Bound>,
+    http: Vec<Bound>,
+    metrics: Vec<Bound>,
+    peer: Vec<Bound>,
+}
+
+impl Listeners {
+    pub(crate) fn bind(config: &Config) -> Result<Self, RunError> {
+        log::info!("configuring peer listeners", "listen-peer-urls" => &config.listen_peer_urls);
+        let peer = bind_all(&config.listen_peer_urls, config)?;
+        log::info!("configuring client listeners", "listen-client-urls" => &config.listen_client_urls);
+        let clients = &config.listen_client_urls;
+        let twice = |url: &&Url| clients.iter().any(|other| address_of(other) == address_of(url));
+        if let Some(url) = config.listen_client_http_urls.iter().find(twice) {
+            return Err(RunError::SameUrl(url.to_string()));
+        }
+        Ok(Self {
+            client: bind_all(&config.listen_client_urls, config)?,
+            http: bind_all(&config.listen_client_http_urls, config)?,
+            metrics: bind_all(&config.listen_metrics_urls, config)?,
+            peer,
+        })
+    }
+
+    /// The peers' listeners, for the transport.
+    pub(crate) fn take_peer(&mut self, security: &Arc<dyn peer::net::Security>) -> Vec<peer::net::Listener> {
+        let taken = std::mem::take(&mut self.peer).into_iter();
+        taken
+            .map(|bound| peer::net::Listener {
+                socket: match bound.listener {
+                    Listener::Tcp(listener) => peer::net::Socket::Tcp(listener),
+                    Listener::Unix(listener) => peer::net::Socket::Unix(listener),
+                },
+                security: bound.secure.then(|| security.clone()),
+                name: bound.url.as_str().to_owned(),
+            })
+            .collect()
+    }
+
+    pub(crate) fn serve(
+        self,
+        config: &Config,
+        running: &Running,
+        security: &Security,
+    ) -> Result<Vec<api::grpc::Serving>, RunError> {
+        let split = !self.http.is_empty();
+        let access = || AccessControl {
+            hosts: Allowed::from_list(config.host_whitelist.clone()),
+            origins: Allowed::from_list(config.cors.clone()),
+        };
+        let member = Arc::new(running.node.clone());
+        let counters = api::grpc::Metrics::new(EtcdService::<Node>::methods());
+        let health = Arc::new(api::http::HealthCounters::default());
+        let side = |metrics_and_health_only: bool| {
+            let (node, calls, checks) = (running.node.clone(), counters.clone(), health.clone());
+            let metrics = Box::new(move || crate::scrape::metrics(&node, &calls, &checks));
+            let node = running.node.clone();
+            let debug_vars = Box::new(move || crate::scrape::debug_vars(&node));
+            let mut side = HttpSide::new(metrics, debug_vars);
+            side.access = access();
+            side.health = health.clone();
+            side.metrics_and_health_only = metrics_and_health_only;
+            Arc::new(side)
+        };
+        let mut serving = Vec::new();
+        let mut start = |listeners: Vec<Bound>, protocols, only, traffic: &str| {
+            let http = side(only);
+            for bound in listeners {
+                let mut options = listen_options(config, protocols);
+                options.security = match (bound.secure, only) {
+                    (false, _) => None,
+                    (true, true) => security.of_metrics()?,
+                    (true, false) => security.of_clients(protocols != Protocols::Grpc, bound.plain)?,
+                };
+                let service = EtcdService::new(member.clone(), http.clone());
+                let shared = counters.clone();
+                let served =
+                    api::grpc::serve_counted(&running.workers, bound.listener, options, service, shared);
+                serving.push(served.map_err(StartError::Thread)?);
+                if traffic.is_empty() {
+                    continue;
+                }
+                log::info!("ready to serve client requests");
+                let address = bound.url.host();
+                if bound.plain {
+                    log::info!(
+                        "serving client traffic insecurely; this is strongly discouraged!",
+                        "traffic" => traffic,
+                        "address" => address
+                    );
+                }
+                if bound.secure {
+                    log::info!("serving client traffic securely", "traffic" => traffic, "address" => address);
+                }
+            }
+            Ok::<(), RunError>(())
+        };
+        let (protocols, traffic) =
+            if split { (Protocols::Grpc, "grpc") } else { (Protocols::Both, "grpc+http") };
+        start(self.client, protocols, false, traffic)?;
+        start(self.http, Protocols::Http, false, "http")?;
+        start(self.metrics, Protocols::Http, true, "")?;
+        log::info!("grpc service status changed", "service" => "", "status" => "SERVING");
+        Ok(serving)
+    }
+}
+
+fn listen_options(config: &Config, protocols: Protocols) -> ListenOptions {
+    let limit = descriptor_limit().saturating_sub(RESERVED_DESCRIPTORS);
+    // Both or none: without one of them gRPC's own values hold.
+    let given = (config.grpc_keepalive_interval.to_std(), config.grpc_keepalive_timeout.to_std());
+    let (keepalive_interval, keepalive_timeout) = match given.0.min(given.1) {
+        Duration::ZERO => (Duration::from_secs(2 * 60 * 60), Duration::from_secs(20)),
+        _ => given,
+    };
+    ListenOptions {
+        max_receive_bytes: usize::try_from(config.max_request_bytes).unwrap_or(usize::MAX / 2) + 512 * 1024,
+        max_concurrent_streams: config.max_concurrent_streams,
+        max_connections: usize::try_from(limit).unwrap_or(usize::MAX),
+        keepalive_interval,
+        keepalive_timeout,
+        keepalive_min_time: config.grpc_keepalive_min_time.to_std(),
+        protocols,
+        security: None,
+    }
+}
+
+fn descriptor_limit() -> u64 {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// What tells two addresses apart, whatever the scheme.
+fn address_of(url: &Url) -> String {
+    if url.is_unix() { format!("unix:{}{}", url.host(), url.path()) } else { url.host().to_owned() }
+}
+
+fn bind_all(urls: &[Url], config: &Config) -> Result<Vec<Bound>, RunError> {
+    let limit = descriptor_limit();
+    if limit <= RESERVED_DESCRIPTORS {
+        return Err(RunError::Descriptors { limit });
+    }
+    let mut all: Vec<Bound> = Vec::new();
+    for url in urls {
+        let (plain, secure) = (!url.is_tls(), url.is_tls());
+        if let Some(bound) = all.iter_mut().find(|bound| address_of(&bound.url) == address_of(url)) {
+            bound.plain |= plain;
+            bound.secure |= secure;
+            continue;
+        }
+        let listener = bind(url, config)
+            .map_err(|source| RunError::Listen { address: url.host().to_owned(), source })?;
+        all.push(Bound { url: url.clone(), plain, secure, listener });
+    }
+    Ok(all)
+}
+
+fn bind(url: &Url, config: &Config) -> std::io::Result<Listener> {
+    if url.is_unix() {
+        // unix:///abs/path has its path behind the host; unix://name:port is a file of that name.
+        let path = format!("{}{}", url.host(), url.path());
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        return std::os::unix::net::UnixListener::bind(path).map(Listener::Unix);
+    }
+    let address = url
+        .host()
+        .to_socket_addrs()?
+        .next()
+        .ok_or_else(|| std::io::Error::other("the host has no address"))?;
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    // Go sets it on every listener; the flag only adds it to what Go does by itself.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(config.socket_reuse_port)?;
+    socket.bind(&address.into())?;
+    socket.listen(4096)?;
+    Ok(Listener::Tcp(socket.into()))
+}
