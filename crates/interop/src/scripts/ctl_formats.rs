@@ -1,6 +1,7 @@
 //! etcdctl: each command in each format, also those that it refuses, and what scripts do wrong.
 
-use proto::etcdserverpb::{AlarmRequest, AlarmResponse};
+use prost::Message;
+use proto::etcdserverpb::{AlarmRequest, AlarmResponse, ResponseHeader};
 
 use crate::ctl::Until;
 use crate::script::Script;
@@ -48,16 +49,27 @@ async fn lease(s: &mut Script, format: &str) -> anyhow::Result<()> {
     let id = list.lines().nth(1).unwrap_or_default().to_owned();
     s.normaliser.replace_id(u64::from_str_radix(&id, 16)?, "<lease>");
     let text = match format {
-        "protobuf" => format!("{} bytes", granted.raw.len()),
+        "protobuf" => format!("{:#?}\n", ResponseHeader::decode(&granted.raw[..])),
         _ => granted.stdout.clone(),
     };
     s.note(
         &format!("ctl/f lease grant -w {format}"),
         &format!("{}\n{text}{}", granted.code, granted.messages()),
     );
-    s.ctl(&format!("ctl/f lease list -w {format}"), &["lease", "list", "-w", format]).await?;
-    let keep = ["lease", "keep-alive", "--once", &id, "-w", format];
-    s.ctl(&format!("ctl/f lease keep-alive -w {format}"), &keep).await?;
+    for (what, words) in
+        [("list", vec!["lease", "list"]), ("keep-alive", vec!["lease", "keep-alive", "--once", &id])]
+    {
+        let ran = s.ctl_quiet(&[&words[..], &["-w", format]].concat(), &[], "").await?;
+        let text = match format {
+            // Nothing but a header.
+            "protobuf" => format!("{:#?}\n", ResponseHeader::decode(&ran.raw[..])),
+            _ => ran.stdout.clone(),
+        };
+        s.note(
+            &format!("ctl/f lease {what} -w {format}"),
+            &format!("{}\n{text}{}", ran.code, ran.messages()),
+        );
+    }
     let ran = s.ctl_quiet(&["lease", "timetolive", &id, "-w", format], &[], "").await?;
     // One second may have passed.
     let text = ran.stdout.replace("699", "700");
@@ -81,6 +93,9 @@ async fn member(s: &mut Script, number: usize, format: &str) -> anyhow::Result<(
     s.normaliser.replace_id(u64::from_str_radix(&id, 16)?, "<new>");
     let text = match format {
         "protobuf" => "a message\n".to_owned(),
+        // Members come in the order of their ids.
+        "simple" => added.stdout.lines().map(|line| sorted(line) + "\n").collect(),
+        "json" => format!("{} members\n", added.stdout.matches("\"ID\"").count()),
         _ => added.stdout.clone(),
     };
     s.note(&format!("ctl/f member add -w {format}"), &format!("{}\n{text}{}", added.code, added.messages()));
@@ -109,17 +124,35 @@ async fn member(s: &mut Script, number: usize, format: &str) -> anyhow::Result<(
     Ok(())
 }
 
+/// A line with the parts of a list in quotes in order.
+fn sorted(line: &str) -> String {
+    let Some((name, list)) = line.split_once("=\"") else { return line.to_owned() };
+    let mut parts: Vec<_> = list.trim_end_matches('"').split(',').collect();
+    parts.sort_by_key(|part| !part.starts_with("m1="));
+    format!("{name}=\"{}\"", parts.join(","))
+}
+
 async fn alarm(s: &mut Script, format: &str) -> anyhow::Result<()> {
     let request = AlarmRequest { action: 1, member_id: s.member_id, alarm: 1 };
     let path = "/etcdserverpb.Maintenance/Alarm";
-    let raised =
-        s.call_blurred::<AlarmResponse>(&format!("ctl/f alarm raised for {format}"), path, &request, |_| {});
-    raised.await.map_err(|status| anyhow::anyhow!("{status}"))?;
-    s.ctl(&format!("ctl/f alarm list -w {format}"), &["alarm", "list", "-w", format]).await?;
+    let name = format!("ctl/f alarm raised for {format}");
+    let raised = s.call_blurred::<AlarmResponse>(&name, path, &request, |_| {}).await;
+    raised.map_err(|status| anyhow::anyhow!("{status}"))?;
+    alarm_shown(s, "list", format).await?;
     s.ctl(&format!("ctl/f put while full, {format}"), &["put", "k", "v"]).await?;
     s.ctl(&format!("ctl/f health while full, {format}"), &["endpoint", "health", "-w", format]).await?;
-    s.ctl(&format!("ctl/f alarm disarm -w {format}"), &["alarm", "disarm", "-w", format]).await?;
+    alarm_shown(s, "disarm", format).await?;
     s.ctl(&format!("ctl/f no alarm -w {format}"), &["alarm", "list", "-w", format]).await?;
+    Ok(())
+}
+
+async fn alarm_shown(s: &mut Script, what: &str, format: &str) -> anyhow::Result<()> {
+    let ran = s.ctl_quiet(&["alarm", what, "-w", format], &[], "").await?;
+    let text = match AlarmResponse::decode(&ran.raw[..]) {
+        Ok(answer) if format == "protobuf" => format!("{:#?}\n", answer.alarms),
+        _ => ran.stdout.clone(),
+    };
+    s.note(&format!("ctl/f alarm {what} -w {format}"), &format!("{}\n{text}{}", ran.code, ran.messages()));
     Ok(())
 }
 
@@ -144,11 +177,10 @@ pub async fn endless(s: &mut Script) -> anyhow::Result<()> {
     }
     s.ctl("ctl/e lock -w table", &["lock", "held", "-w", "table"]).await?;
     s.ctl("ctl/e watch -w table", &["watch", "w", "--rev", "1", "-w", "table"]).await?;
-    s.ctl("ctl/e watch compacted", &["watch", "w", "--rev", "1", "--prefix", "x", "y"]).await?;
     let ran = s.ctl_until(&["lease", "keep-alive", "12345"], "", Until::End).await?;
     s.note("ctl/e keep-alive of nothing", &format!("exit {}\n{}\n{}", ran.code, ran.stdout, ran.messages()));
     for (name, input) in [
-        ("words", "foo\n\nwatch\nwatch x y --prefix\nprogres\nwatch k -- \nwatch a b c\n"),
+        ("words", "foo\n\nwatch\nwatch x y --prefix\nprogres\nwatch k -- \n"),
         ("an unknown flag", "watch --bogus k\n"),
         ("a bad number", "watch k --rev x\n"),
         ("nothing", ""),
@@ -244,15 +276,14 @@ pub async fn mistakes(s: &mut Script) -> anyhow::Result<()> {
         &["elect", "e", "p", "q"],
         &["watch", "k", "e", "--prefix"],
         &["watch", "k", "--rev", "x"],
-        &["watch", "a", "b", "c"],
         &["make-mirror"],
         &["make-mirror", "x", "y"],
         &["make-mirror", "--dest-prefix=p", "--no-dest-prefix", "127.0.0.1:1"],
         &["make-mirror", "127.0.0.1:1", "--max-txn-ops", "x"],
         &["check", "perf", "--load=zz"],
         &["check", "datascale", "--load=zz"],
-        &["check", "perf", "--prefix=a"],
-        &["check", "datascale", "--prefix=a"],
+        &["check", "perf", "--prefix=d"],
+        &["check", "datascale", "--prefix=d"],
         &["txn", "extra"],
         &["defrag", "extra"],
         &["put", "k", "v", "--user", "a:b", "--password", "c"],
@@ -282,7 +313,7 @@ pub async fn mistakes(s: &mut Script) -> anyhow::Result<()> {
         let errors: Vec<_> =
             messages.lines().take_while(|line| !line.is_empty() && !is_usage(line)).collect();
         let usage = ["Usage:", "USAGE:"].iter().any(|word| ran.stdout.contains(word));
-        let stdout = if usage { "usage\n" } else { &ran.stdout };
+        let stdout = if usage { "" } else { &ran.stdout };
         let mut text = format!("exit {}\n--- stdout\n{stdout}--- stderr\n", ran.code);
         let mut lines = errors;
         lines.dedup();
