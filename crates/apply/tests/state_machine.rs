@@ -238,7 +238,7 @@ fn revoking_a_lease_deletes_its_keys_in_one_revision() {
 #[test]
 fn only_the_first_empty_entry_of_a_term_starts_it() {
     let mut machine = Machine::new(Quota::Off);
-    let mut empty = |machine: &mut Machine, term| {
+    let empty = |machine: &mut Machine, term| {
         let entry = Entry { term, ..machine.entry(EntryKind::Normal, Vec::new()) };
         let applied = machine.applier.apply(&entry, Duration::ZERO).unwrap();
         assert_eq!(machine.backend.consistent_position().index, entry.index, "every entry moves the index");
