@@ -191,6 +191,23 @@ impl Script {
         .await?
     }
 
+    /// Runs a command of the tool that does not end by itself, without recording.
+    pub async fn ctl_until(
+        &self,
+        args: &[&str],
+        input: &str,
+        until: crate::ctl::Until,
+    ) -> anyhow::Result<crate::ctl::Ran> {
+        let ctl = self.ctl.clone();
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let input = input.to_owned();
+        tokio::task::spawn_blocking(move || {
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            ctl.run_until(&args, &input, until)
+        })
+        .await?
+    }
+
     /// Sends an HTTP request and records status, the headers that matter, and the body.
     pub async fn http(
         &mut self,

@@ -45,4 +45,8 @@ tools! {
     maintenance: ctl_cluster, maintenance;
     command_line: ctl_cluster, command_line;
     sessions: ctl_concurrency, sessions;
+    formats: ctl_formats, formats;
+    endless: ctl_formats, endless;
+    mistakes: ctl_formats, mistakes;
+    surroundings: ctl_formats, surroundings;
 }
