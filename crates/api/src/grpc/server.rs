@@ -264,13 +264,14 @@ where
                 let (service, metrics) = (Rc::new(service), shards[worker].clone());
                 match socket {
                     Socket::Tcp(socket, address) => {
-                        let peer = Peer { address: Some(address), common_name: None };
+                        let peer = Peer::tcp(address, socket.local_addr().ok());
                         let Ok(socket) = TcpStream::from_std(socket) else { return };
                         serve_connection(socket, peer, service, &options, metrics, ticket).await;
                     }
                     Socket::Unix(socket) => {
                         let Ok(socket) = UnixStream::from_std(socket) else { return };
-                        serve_connection(socket, Peer::default(), service, &options, metrics, ticket).await;
+                        let peer = Peer { is_local: true, ..Peer::default() };
+                        serve_connection(socket, peer, service, &options, metrics, ticket).await;
                     }
                 }
             });
