@@ -43,7 +43,7 @@ impl Machine {
         let alarms = backend.view().scan(BucketId::Alarm).unwrap();
         let alarms = Alarms::restore(alarms.iter().map(|(key, _)| &key[..]));
         let shared = Arc::new(Shared::new(Cluster::new(ClusterId(1), 1), alarms, lessor));
-        let options = Options { member: MEMBER, compat: CompatVersion::V3_7, quota };
+        let options = Options { member: MEMBER, compat: CompatVersion::V3_7, quota, bcrypt_cost: 4 };
         let applier = Applier::new(options, backend.clone(), store.clone(), shared.clone());
         let next_index = applier.position().index + 1;
         Self { disk, backend, store, shared, applier, next_index }

@@ -23,6 +23,7 @@ use crate::http;
 use crate::known::Known;
 use crate::member::Member;
 use crate::normalise::Normaliser;
+use crate::terminal;
 
 /// Longest wait for an answer that is expected to come.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -168,6 +169,18 @@ impl Script {
         let text = format!("exit {}\n--- stdout\n{stdout}--- stderr\n{}", ran.code, ran.messages());
         self.note(name, &text);
         Ok(ran.stdout)
+    }
+
+    /// Runs the command-line tool on a terminal on which somebody types passwords, and records status
+    /// and what the terminal shows.
+    pub async fn ctl_typed(&mut self, name: &str, args: &[&str], answers: &[&str]) -> anyhow::Result<()> {
+        let ctl = self.ctl.clone();
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let answers: Vec<String> = answers.iter().map(|answer| (*answer).to_owned()).collect();
+        let (code, shown) =
+            tokio::task::spawn_blocking(move || terminal::run_typed(&ctl, &args, &answers)).await??;
+        self.note(name, &format!("exit {code}\n{shown}"));
+        Ok(())
     }
 
     /// Runs the command-line tool without recording.

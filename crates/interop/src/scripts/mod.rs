@@ -1,5 +1,6 @@
 //! The interactions that are run against two servers, by topic. Together well over 150.
 
+pub mod ctl_auth;
 pub mod ctl_cluster;
 pub mod ctl_concurrency;
 pub mod ctl_data;
