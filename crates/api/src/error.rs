@@ -181,6 +181,32 @@ table! {
     UnknownMethod: Unknown "unknown method",
 }
 
+impl From<auth::AuthError> for Error {
+    fn from(error: auth::AuthError) -> Self {
+        use auth::AuthError as Auth;
+        match error {
+            Auth::RootUserNotExist => Self::RootUserNotExist,
+            Auth::RootRoleNotExist => Self::RootRoleNotExist,
+            Auth::UserAlreadyExists => Self::UserAlreadyExists,
+            Auth::UserEmpty => Self::UserEmpty,
+            Auth::UserNotFound => Self::UserNotFound,
+            Auth::RoleAlreadyExists => Self::RoleAlreadyExists,
+            Auth::RoleNotFound => Self::RoleNotFound,
+            Auth::RoleEmpty => Self::RoleEmpty,
+            Auth::PermissionNotGiven => Self::PermissionNotGiven,
+            Auth::AuthFailed => Self::AuthFailed,
+            Auth::PermissionDenied => Self::PermissionDenied,
+            Auth::RoleNotGranted => Self::RoleNotGranted,
+            Auth::PermissionNotGranted => Self::PermissionNotGranted,
+            Auth::NotEnabled => Self::AuthNotEnabled,
+            Auth::OldRevision => Self::AuthOldRevision,
+            Auth::InvalidToken => Self::InvalidAuthToken,
+            Auth::InvalidManagement => Self::InvalidAuthManagement,
+            Auth::NoPasswordUser | Auth::VerifyOnly => Self::Other(error.to_string()),
+        }
+    }
+}
+
 impl Error {
     /// The status as the claimed release sends it: 3.5 used Unavailable for three conditions.
     pub fn status_for(&self, compat: CompatVersion) -> Status {
@@ -252,6 +278,7 @@ impl From<apply::ApplyError> for Error {
             ApplyError::Compacted => Self::Compacted,
             ApplyError::FutureRevision => Self::FutureRevision,
             ApplyError::Membership(change) => change.into(),
+            ApplyError::Auth(error) => error.into(),
             ApplyError::UnknownAlarmAction => Self::Other(error.to_string()),
         }
     }

@@ -15,14 +15,15 @@ use proto::etcdserverpb::{InternalRaftRequest, ResponseHeader};
 use types::{ClusterId, CompatVersion, LeaseId, MemberId, Version};
 
 use crate::error::Error;
+use crate::services::Passwords;
 
 /// A cluster member, as its services see it. Cheap to share: services hold it in an [`Arc`].
 ///
 /// Futures are not `Send`: each is polled on the worker thread that made it. All of them may be
 /// dropped at any time; work already handed to the member goes on.
 pub trait Member: Send + Sync + 'static {
-    /// Puts a request through the log and waits until this member has applied it. The callee fills
-    /// the request's header, and refuses requests that are too large or too many.
+    /// Puts a request through the log and waits until this member has applied it. The callee puts an
+    /// id into the request's header, which has the user if there is one, and refuses requests that are too large or too many.
     ///
     /// Headers of the reply hold at most a revision. The reply to a compaction comes when it is
     /// applied: waiting for its physical part is [`Member::compaction_finished`].
@@ -50,8 +51,22 @@ pub trait Member: Send + Sync + 'static {
     fn move_leader(&self, to: MemberId) -> impl Future<Output = Result<(), Error>>;
 
     /// Puts a change of the membership through the log and waits until it is applied here; promotes
-    /// by way of the leader. Refuses a change that could cost the quorum.
-    fn change_members(&self, change: membership::ConfChange) -> impl Future<Output = Result<(), Error>>;
+    /// by way of the leader, which is shown the caller's token. Refuses a change that could cost the
+    /// quorum.
+    fn change_members(
+        &self,
+        change: membership::ConfChange,
+        token: Option<&str>,
+    ) -> impl Future<Output = Result<(), Error>>;
+
+    /// Returns when the entry of this index is applied here.
+    fn wait_applied(&self, index: u64) -> impl Future<Output = Result<(), Error>>;
+
+    /// Hashes and checks passwords.
+    fn passwords(&self) -> &Passwords;
+
+    /// Monotonic time, as the applier has it.
+    fn now(&self) -> Duration;
 
     /// The wall clock, in seconds: part of the id of a new member.
     fn unix_seconds(&self) -> u64;
@@ -167,6 +182,11 @@ pub struct Config {
     pub progress_notify_interval: Duration,
     /// 5 s plus two election timeouts.
     pub request_timeout: Duration,
+    /// Callers on this machine without credentials may use the Auth service: the token kind is
+    /// empty, for somebody who forgot root's password.
+    pub auth_recovery: bool,
+    /// `--client-cert-auth`: the name in a client's certificate is its user.
+    pub client_cert_auth: bool,
     /// Election timeout: how often streams that need a leader look for one.
     pub election_timeout: Duration,
 }
@@ -182,6 +202,8 @@ impl Default for Config {
             quota: Quota::from_flag(0),
             progress_notify_interval: Duration::from_secs(600),
             request_timeout: Duration::from_secs(7),
+            auth_recovery: false,
+            client_cert_auth: false,
             election_timeout: Duration::from_secs(1),
         }
     }

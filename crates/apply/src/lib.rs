@@ -10,12 +10,17 @@
 //! - a refused request changes no data, yet still advances the index. The quota is the one
 //!   exception: the request that passes it is applied *and* answered with "no space".
 //!
+//! With auth on, each request is checked here, against users and roles as they are at its place in
+//! the log: what the services check before is a courtesy.
+//!
 //! Runs on the apply thread. Time comes in as an argument and only moves lease expiry, which is
 //! not part of the replicated state.
 //!
 //! **Source**: etcd `server/etcdserver/apply`, `server/etcdserver/txn`.
 
+pub mod access;
 mod alarms;
+mod auth_requests;
 mod kind;
 mod kv;
 pub mod members;
@@ -37,10 +42,11 @@ use proto::etcdserverpb as pb;
 use types::{CompatVersion, Entry, EntryKind, LogPosition, MemberId, RequestId};
 
 pub use alarms::Alarms;
+pub use auth_requests::to_change as auth_change;
 pub use kind::RequestKind;
 pub use outcome::{Applied, ApplyError, FatalApplyError, FollowUp, Reply};
 pub use quota::Quota;
-pub use shared::Shared;
+pub use shared::{Auth, Shared};
 pub use txn::{ReadTxnError, is_read_only, is_serializable, read as read_txn};
 
 /// What the applier needs to know beside the entries.
@@ -55,6 +61,8 @@ pub struct Options {
     pub compat: CompatVersion,
     /// The space quota.
     pub quota: Quota,
+    /// `--bcrypt-cost`, for passwords in clear text in logs of etcd before 3.5.
+    pub bcrypt_cost: u32,
 }
 
 /// Applies committed entries, in order.
@@ -173,7 +181,14 @@ fn request_id(request: &pb::InternalRaftRequest) -> RequestId {
 
 impl Applied {
     fn nothing() -> Self {
-        Self { request: None, kind: None, result: Ok(Reply::Empty), events: None, follow_up: None }
+        Self {
+            request: None,
+            kind: None,
+            result: Ok(Reply::Empty),
+            events: None,
+            follow_up: None,
+            note: None,
+        }
     }
 
     fn reply(reply: Reply) -> Self {

@@ -22,6 +22,8 @@ pub struct Applied {
     pub events: Option<Arc<RevisionEvents>>,
     /// What the driver has to do next.
     pub follow_up: Option<FollowUp>,
+    /// A change of users or roles, for the log.
+    pub note: Option<Box<auth::Note>>,
 }
 
 /// The answer to a request, as the API's message. Headers hold at most the revision: the member
@@ -49,6 +51,20 @@ pub enum Reply {
     LeaseCheckpoint(pb::LeaseCheckpointResponse),
     /// Answer to an alarm request.
     Alarm(pb::AlarmResponse),
+    /// Answer to a change of users, roles or the auth switch: it has nothing but a header.
+    AuthChange(Option<pb::ResponseHeader>),
+    /// Answer to a login. The token is empty where it is signed by who answers.
+    Authenticate(pb::AuthenticateResponse),
+    /// Whether auth is on.
+    AuthStatus(pb::AuthStatusResponse),
+    /// Roles of a user.
+    AuthUser(pb::AuthUserGetResponse),
+    /// All users.
+    AuthUsers(pb::AuthUserListResponse),
+    /// Permissions of a role.
+    AuthRole(pb::AuthRoleGetResponse),
+    /// All roles.
+    AuthRoles(pb::AuthRoleListResponse),
 }
 
 /// Work that an entry asks of the member around the applier.
@@ -113,6 +129,9 @@ pub enum ApplyError {
     /// A membership change that does not fit the membership.
     #[error(transparent)]
     Membership(#[from] membership::ChangeError),
+    /// Not allowed, or a change of users and roles that does not fit them.
+    #[error(transparent)]
+    Auth(#[from] auth::AuthError),
     /// An alarm action outside the protocol (upstream stops the process on it).
     #[error("unknown alarm action")]
     UnknownAlarmAction,
@@ -132,14 +151,12 @@ pub enum FatalApplyError {
     },
     /// A request kind that this build does not know how to apply.
     #[error(
-        "log entry {index}: {kind} cannot be applied by this version: start the previous server once \
+        "log entry {index}: a request of this kind cannot be applied by this version: start the previous server once \
          on this directory so that it applies and saves the entry, then try again"
     )]
     Unsupported {
         /// Log index.
         index: u64,
-        /// Name of the request field.
-        kind: &'static str,
     },
     /// A conf change of the second form, which etcd never writes.
     #[error("log entry {index}: joint configuration changes are not supported")]

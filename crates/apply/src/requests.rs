@@ -35,6 +35,11 @@ impl Applier {
         if let Some(error) = self.blocked_by_alarm(&request) {
             return Ok(self.refuse(error, context));
         }
+        if self.shared.auth().is_enabled()
+            && let Err(error) = self.check_access(&request)
+        {
+            return Ok(self.refuse(error.into(), context));
+        }
         let over_quota = !self.options.quota.allows(self.backend.size_bytes(), quota::cost(&request));
         let mut applied = self.dispatch_keyed(request, context)?;
         if over_quota && applied.result.is_ok() {
@@ -69,7 +74,10 @@ impl Applier {
         } else if let Some(alarm) = &request.alarm {
             Ok(self.alarm(alarm, context))
         } else {
-            Err(FatalApplyError::Unsupported { index: context.position.index, kind: kind_of(&request) })
+            match self.auth_request(request, context) {
+                Some(applied) => Ok(applied),
+                None => Err(FatalApplyError::Unsupported { index: context.position.index }),
+            }
         }
     }
 
@@ -190,28 +198,4 @@ fn refused_grant(error: GrantError, id: LeaseId) -> ApplyError {
         GrantError::TtlTooLarge => ApplyError::LeaseTtlTooLarge,
         GrantError::ZeroId => ApplyError::LeaseNotFound(id),
     }
-}
-
-/// Name of the field that a request sets, for messages.
-fn kind_of(request: &pb::InternalRaftRequest) -> &'static str {
-    let kinds = [
-        ("auth_enable", request.auth_enable.is_some()),
-        ("auth_disable", request.auth_disable.is_some()),
-        ("authenticate", request.authenticate.is_some()),
-        ("auth_status", request.auth_status.is_some()),
-        ("auth_user_add", request.auth_user_add.is_some()),
-        ("auth_user_delete", request.auth_user_delete.is_some()),
-        ("auth_user_get", request.auth_user_get.is_some()),
-        ("auth_user_change_password", request.auth_user_change_password.is_some()),
-        ("auth_user_grant_role", request.auth_user_grant_role.is_some()),
-        ("auth_user_revoke_role", request.auth_user_revoke_role.is_some()),
-        ("auth_user_list", request.auth_user_list.is_some()),
-        ("auth_role_list", request.auth_role_list.is_some()),
-        ("auth_role_add", request.auth_role_add.is_some()),
-        ("auth_role_delete", request.auth_role_delete.is_some()),
-        ("auth_role_get", request.auth_role_get.is_some()),
-        ("auth_role_grant_permission", request.auth_role_grant_permission.is_some()),
-        ("auth_role_revoke_permission", request.auth_role_revoke_permission.is_some()),
-    ];
-    kinds.iter().find_map(|(name, set)| set.then_some(*name)).unwrap_or("an unknown request")
 }

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use auth::AuthStore;
 use backend::{BucketId, View};
 use bytes::Bytes;
 use membership::Cluster;
@@ -27,6 +28,9 @@ pub enum RestoreError {
     /// A lease in it cannot be used.
     #[error(transparent)]
     Lease(#[from] lease::DecodeError),
+    /// Users or roles in it cannot be used.
+    #[error(transparent)]
+    Auth(#[from] auth::LoadError),
     /// The members in it cannot be used.
     #[error(transparent)]
     Members(#[from] membership::LoadError),
@@ -63,6 +67,16 @@ pub fn leases(view: &View) -> Result<Vec<lease::Record>, RestoreError> {
 pub fn alarms(view: &View) -> Result<Alarms, RestoreError> {
     let stored = view.scan(BucketId::Alarm)?;
     Ok(Alarms::restore(stored.iter().map(|(key, _)| &key[..])))
+}
+
+/// Users, roles and the auth switch.
+///
+/// # Errors
+/// The backend, or a record in it, cannot be read.
+pub fn auth(view: &View) -> Result<AuthStore, RestoreError> {
+    let (auth, users, roles) =
+        (view.scan(BucketId::Auth)?, view.scan(BucketId::AuthUsers)?, view.scan(BucketId::AuthRoles)?);
+    Ok(AuthStore::load(auth, users, roles)?)
 }
 
 /// The members, from the backend or, where a release kept them in the v2 store alone, from
@@ -130,9 +144,11 @@ impl Applier {
         let old = self.shared.cluster();
         let new = cluster(&view, old.id(), old.max_learners(), &snapshot.data)?;
         let alarms = alarms(&view)?;
+        let auth = auth(&view)?;
         let lost = self.shared.lessor.lock().restore(leases(&view)?, attachments);
         self.shared.change_cluster(|cluster| *cluster = new);
         self.shared.change_alarms(|active| *active = alarms);
+        self.shared.auth().publish(auth);
         Ok(lost)
     }
 }

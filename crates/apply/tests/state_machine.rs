@@ -43,7 +43,7 @@ impl Machine {
         let alarms = backend.view().scan(BucketId::Alarm).unwrap();
         let alarms = Alarms::restore(alarms.iter().map(|(key, _)| &key[..]));
         let shared = Arc::new(Shared::new(Cluster::new(ClusterId(1), 1), alarms, lessor));
-        let options = Options { member: MEMBER, compat: CompatVersion::V3_7, quota };
+        let options = Options { member: MEMBER, compat: CompatVersion::V3_7, quota, bcrypt_cost: 4 };
         let applier = Applier::new(options, backend.clone(), store.clone(), shared.clone());
         let next_index = applier.position().index + 1;
         Self { disk, backend, store, shared, applier, next_index }
@@ -238,7 +238,7 @@ fn revoking_a_lease_deletes_its_keys_in_one_revision() {
 #[test]
 fn only_the_first_empty_entry_of_a_term_starts_it() {
     let mut machine = Machine::new(Quota::Off);
-    let mut empty = |machine: &mut Machine, term| {
+    let empty = |machine: &mut Machine, term| {
         let entry = Entry { term, ..machine.entry(EntryKind::Normal, Vec::new()) };
         let applied = machine.applier.apply(&entry, Duration::ZERO).unwrap();
         assert_eq!(machine.backend.consistent_position().index, entry.index, "every entry moves the index");

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use prost::Message;
 use proto::authpb;
-use types::KeyRange;
 
 /// What a permission allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +13,8 @@ pub enum PermissionKind {
     Write,
     /// Both.
     ReadWrite,
+    /// A number that no release knows: stored as it came, and it allows nothing.
+    Unknown(i32),
 }
 
 /// Keys, and what may be done with them.
@@ -36,8 +37,9 @@ pub struct User {
     pub password_hash: Bytes,
     /// Names of roles, sorted.
     pub roles: Vec<String>,
-    /// The user can only come with a client certificate.
-    pub no_password: bool,
+    /// The user can only come with a client certificate. `None` in records of etcd 3.3, which had
+    /// no options; such a record stays without when it is changed.
+    pub no_password: Option<bool>,
 }
 
 /// A stored role.
@@ -61,12 +63,6 @@ pub enum RecordError {
         /// The name.
         name: Vec<u8>,
     },
-    /// A permission of an unknown type.
-    #[error("permission type {number} is unknown")]
-    PermissionKind {
-        /// Its number.
-        number: i32,
-    },
 }
 
 /// A value in bucket `auth` of the wrong form.
@@ -82,19 +78,24 @@ pub struct AuthKeyError {
 }
 
 impl Permission {
-    /// The keys it covers.
-    pub fn range(&self) -> KeyRange {
-        KeyRange::from_wire(self.key.clone(), self.range_end.clone())
-    }
-
     /// Whether reading is allowed.
     pub fn reads(&self) -> bool {
-        self.kind != PermissionKind::Write
+        matches!(self.kind, PermissionKind::Read | PermissionKind::ReadWrite)
     }
 
     /// Whether writing is allowed.
     pub fn writes(&self) -> bool {
-        self.kind != PermissionKind::Read
+        matches!(self.kind, PermissionKind::Write | PermissionKind::ReadWrite)
+    }
+
+    /// Name of the kind, as logs have it.
+    pub(crate) fn kind_name(&self) -> String {
+        match self.kind {
+            PermissionKind::Read => "READ".to_owned(),
+            PermissionKind::Write => "WRITE".to_owned(),
+            PermissionKind::ReadWrite => "READWRITE".to_owned(),
+            PermissionKind::Unknown(_) => String::new(),
+        }
     }
 
     /// The message in answers and records.
@@ -104,24 +105,25 @@ impl Permission {
             PermissionKind::Read => Type::Read,
             PermissionKind::Write => Type::Write,
             PermissionKind::ReadWrite => Type::Readwrite,
+            PermissionKind::Unknown(number) => return self.message(number),
         };
-        authpb::Permission {
-            perm_type: kind.into(),
-            key: self.key.clone(),
-            range_end: self.range_end.clone(),
-        }
+        self.message(kind.into())
+    }
+
+    fn message(&self, perm_type: i32) -> authpb::Permission {
+        authpb::Permission { perm_type, key: self.key.clone(), range_end: self.range_end.clone() }
     }
 
     /// Reads the message.
-    pub fn from_proto(message: authpb::Permission) -> Result<Self, RecordError> {
+    pub fn from_proto(message: authpb::Permission) -> Self {
         use authpb::permission::Type;
-        let number = message.perm_type;
-        let kind = match Type::try_from(number).map_err(|_| RecordError::PermissionKind { number })? {
-            Type::Read => PermissionKind::Read,
-            Type::Write => PermissionKind::Write,
-            Type::Readwrite => PermissionKind::ReadWrite,
+        let kind = match Type::try_from(message.perm_type) {
+            Ok(Type::Read) => PermissionKind::Read,
+            Ok(Type::Write) => PermissionKind::Write,
+            Ok(Type::Readwrite) => PermissionKind::ReadWrite,
+            Err(_) => PermissionKind::Unknown(message.perm_type),
         };
-        Ok(Self { kind, key: message.key, range_end: message.range_end })
+        Self { kind, key: message.key, range_end: message.range_end }
     }
 }
 
@@ -132,7 +134,7 @@ impl User {
             name: Bytes::copy_from_slice(self.name.as_bytes()),
             password: self.password_hash.clone(),
             roles: self.roles.clone(),
-            options: Some(authpb::UserAddOptions { no_password: self.no_password }),
+            options: self.no_password.map(|no_password| authpb::UserAddOptions { no_password }),
         };
         message.encode_to_vec().into()
     }
@@ -144,7 +146,7 @@ impl User {
             name: text(&message.name)?,
             password_hash: message.password,
             roles: message.roles,
-            no_password: message.options.is_some_and(|options| options.no_password),
+            no_password: message.options.map(|options| options.no_password),
         })
     }
 }
@@ -162,8 +164,8 @@ impl Role {
     /// Reads the stored form.
     pub fn decode(value: Bytes) -> Result<Self, RecordError> {
         let message = authpb::Role::decode(value)?;
-        let permissions = message.key_permission.into_iter().map(Permission::from_proto);
-        Ok(Self { name: text(&message.name)?, permissions: permissions.collect::<Result<_, _>>()? })
+        let permissions = message.key_permission.into_iter().map(Permission::from_proto).collect();
+        Ok(Self { name: text(&message.name)?, permissions })
     }
 }
 
@@ -208,15 +210,15 @@ mod tests {
         let alice = User::decode(Bytes::from_static(ALICE)).unwrap();
         assert_eq!(
             (alice.name.as_str(), &alice.roles[..], alice.no_password),
-            ("alice", &["reader".to_owned()][..], false)
+            ("alice", &["reader".to_owned()][..], Some(false))
         );
         assert!(alice.password_hash.starts_with(b"$2a$10$"));
         assert_eq!(alice.encode(), ALICE);
 
         let reader = Role::decode(Bytes::from_static(READER)).unwrap();
         let [registry, counter] = &reader.permissions[..] else { panic!("{reader:?}") };
-        assert!(registry.reads() && !registry.writes() && registry.range().contains(b"/registry/pods"));
-        assert!(counter.reads() && counter.writes() && !counter.range().contains(b"counter/01"));
+        assert!(registry.reads() && !registry.writes());
+        assert!(counter.reads() && counter.writes());
         assert_eq!(reader.encode(), READER);
     }
 
@@ -236,7 +238,14 @@ mod tests {
     fn junk_is_refused() {
         assert!(matches!(User::decode(Bytes::from_static(b"\x0a")), Err(RecordError::Decode(_))));
         assert!(matches!(User::decode(Bytes::from_static(b"\x0a\x01\xff")), Err(RecordError::Name { .. })));
-        let unknown = Role::decode(Bytes::from_static(b"\x12\x02\x08\x09"));
-        assert!(matches!(unknown, Err(RecordError::PermissionKind { number: 9 })));
+    }
+
+    #[test]
+    fn an_unknown_kind_of_permission_is_kept_and_allows_nothing() {
+        let role = Role::decode(Bytes::from_static(b"\x12\x02\x08\x09")).unwrap();
+        let permission = &role.permissions[0];
+        assert_eq!(permission.kind, PermissionKind::Unknown(9));
+        assert!(!permission.reads() && !permission.writes());
+        assert_eq!(role.encode(), b"\x12\x02\x08\x09"[..]);
     }
 }

@@ -1,19 +1,33 @@
 //! All of auth in memory, loaded from the buckets.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::ranges::RangeSet;
 use crate::record::{AuthKeyError, RecordError, Role, User, decode_enabled, decode_revision};
-use crate::{ENABLED_KEY, REVISION_KEY};
+use crate::{ENABLED_KEY, REVISION_KEY, ROOT};
 
-/// Users, roles, the switch and the revision.
+/// Users, roles, the switch and the revision. Changes are in [`crate::rules`].
+///
+/// A clone shares the users and roles, so that readers keep a whole, unchanging value while the
+/// next one is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuthStore {
-    enabled: bool,
-    revision: u64,
-    users: BTreeMap<String, User>,
-    roles: BTreeMap<String, Role>,
+    pub(crate) enabled: bool,
+    pub(crate) revision: u64,
+    pub(crate) users: BTreeMap<String, Arc<Account>>,
+    pub(crate) roles: BTreeMap<String, Arc<Role>>,
+}
+
+/// A user with what its roles allow. Always of the roles as they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Account {
+    pub(crate) user: User,
+    pub(crate) is_root: bool,
+    pub(crate) reads: RangeSet,
+    pub(crate) writes: RangeSet,
 }
 
 /// Stored auth that cannot be read.
@@ -44,12 +58,31 @@ impl AuthStore {
     ) -> Result<Self, LoadError> {
         let auth: BTreeMap<Bytes, Bytes> = auth.into_iter().collect();
         let value = |key: &[u8]| auth.get(key).map(|value| &value[..]);
-        Ok(Self {
+        let users = load_records("authUsers", users, User::decode)?;
+        let roles = load_records("authRoles", roles, Role::decode)?;
+        let mut store = Self {
             enabled: decode_enabled(value(ENABLED_KEY)),
             revision: decode_revision(value(REVISION_KEY))?,
-            users: load_records("authUsers", users, User::decode, |user| &user.name)?,
-            roles: load_records("authRoles", roles, Role::decode, |role| &role.name)?,
-        })
+            users: BTreeMap::new(),
+            roles: roles.into_iter().map(|role| (role.name.clone(), Arc::new(role))).collect(),
+        };
+        for user in users {
+            store.set_user(user);
+        }
+        Ok(store)
+    }
+
+    /// Puts a user in the place of the one of its name, with what its roles allow now.
+    pub(crate) fn set_user(&mut self, user: User) {
+        let roles: Vec<&Arc<Role>> = user.roles.iter().filter_map(|name| self.roles.get(name)).collect();
+        let permissions = || roles.iter().flat_map(|role| &role.permissions);
+        let account = Account {
+            is_root: user.roles.iter().any(|role| role == ROOT),
+            reads: RangeSet::of(permissions().filter(|permission| permission.reads())),
+            writes: RangeSet::of(permissions().filter(|permission| permission.writes())),
+            user,
+        };
+        self.users.insert(account.user.name.clone(), Arc::new(account));
     }
 
     /// Whether auth is on.
@@ -64,22 +97,22 @@ impl AuthStore {
 
     /// All users by name.
     pub fn users(&self) -> impl ExactSizeIterator<Item = &User> {
-        self.users.values()
+        self.users.values().map(|account| &account.user)
     }
 
     /// One user.
     pub fn user(&self, name: &str) -> Option<&User> {
-        self.users.get(name)
+        self.users.get(name).map(|account| &account.user)
     }
 
     /// All roles by name.
     pub fn roles(&self) -> impl ExactSizeIterator<Item = &Role> {
-        self.roles.values()
+        self.roles.values().map(Arc::as_ref)
     }
 
     /// One role.
     pub fn role(&self, name: &str) -> Option<&Role> {
-        self.roles.get(name)
+        self.roles.get(name).map(Arc::as_ref)
     }
 }
 
@@ -87,14 +120,12 @@ fn load_records<T>(
     bucket: &'static str,
     records: impl IntoIterator<Item = (Bytes, Bytes)>,
     decode: impl Fn(Bytes) -> Result<T, RecordError>,
-    name: impl Fn(&T) -> &String,
-) -> Result<BTreeMap<String, T>, LoadError> {
-    let load = |(key, value): (Bytes, Bytes)| match decode(value) {
-        Ok(record) => Ok((name(&record).clone(), record)),
-        Err(source) => {
+) -> Result<Vec<T>, LoadError> {
+    let load = |(key, value): (Bytes, Bytes)| {
+        decode(value).map_err(|source| {
             let key = String::from_utf8_lossy(&key).into_owned();
-            Err(LoadError::Record { bucket, key, source })
-        }
+            LoadError::Record { bucket, key, source }
+        })
     };
     records.into_iter().map(load).collect()
 }
@@ -110,8 +141,12 @@ mod tests {
 
     #[test]
     fn buckets_are_loaded() {
-        let user =
-            User { name: "u".to_owned(), roles: vec!["r".to_owned()], no_password: true, ..User::default() };
+        let user = User {
+            name: "u".to_owned(),
+            roles: vec!["r".to_owned()],
+            no_password: Some(true),
+            ..User::default()
+        };
         let role = Role { name: "r".to_owned(), ..Role::default() };
         let loaded = AuthStore::load(
             [

@@ -9,6 +9,7 @@ use bench::compare::{self, ComparePlan, Placement, Scenario, table};
 use bench::load::fill::{self, FillPlan};
 use bench::load::ops::{KeySpace, Workload};
 use bench::load::{self, LoadPlan};
+use bench::logins::{self, LoginPlan};
 use bench::{echo, process, wire};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -40,6 +41,8 @@ enum Command {
         #[arg(long, default_value_t = 100)]
         value_size: usize,
     },
+    /// Start a server with users; measure logins, and what first logins cost others' puts.
+    Logins(LoginArgs),
     /// Run two server programs side by side and print the ratios.
     Compare(CompareArgs),
     /// Print the table of an earlier comparison again.
@@ -207,11 +210,43 @@ struct CompareArgs {
     json: Option<PathBuf>,
 }
 
+#[derive(Args)]
+struct LoginArgs {
+    /// The server program.
+    #[arg(long)]
+    server: PathBuf,
+    /// Extra arguments for it, separated by blanks.
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
+    server_args: String,
+    /// A directory for its data that is empty or not there yet; must be on a real disk.
+    #[arg(long, default_value = "target/bench/logins")]
+    dir: PathBuf,
+    /// First of two ports to use.
+    #[arg(long, default_value_t = 25300)]
+    port: u16,
+    /// Users that log in at once.
+    #[arg(long, default_value_t = 100)]
+    users: usize,
+    /// Cost of hashing a password.
+    #[arg(long, default_value_t = 10)]
+    cost: u32,
+    /// Puts per second by somebody else.
+    #[arg(long, default_value_t = 2000.0)]
+    rate: f64,
+    /// Pairs of a quiet window and a crowd.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Seconds of a quiet window.
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+}
+
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Load(args) => run_load(&args),
         Command::Fill(args) => run_fill(&args),
         Command::Echo { listen, threads, value_size } => echo::serve(listen, threads, value_size),
+        Command::Logins(args) => run_logins(args),
         Command::Compare(args) => run_compare(args),
         Command::Table { file } => {
             let text =
@@ -268,6 +303,22 @@ fn run_fill(args: &FillArgs) -> anyhow::Result<()> {
     })?;
     let rate = args.space.keys as f64 / took.as_secs_f64();
     println!("{} keys in {:.1} s, {rate:.0} per second", args.space.keys, took.as_secs_f64());
+    Ok(())
+}
+
+fn run_logins(args: LoginArgs) -> anyhow::Result<()> {
+    let report = logins::run(&LoginPlan {
+        program: args.server,
+        extra_args: args.server_args.split_whitespace().map(str::to_owned).collect(),
+        dir: args.dir,
+        port: args.port,
+        users: args.users,
+        cost: args.cost,
+        rate: args.rate,
+        rounds: args.rounds,
+        window: seconds(args.seconds)?,
+    })?;
+    print!("{report}");
     Ok(())
 }
 

@@ -193,10 +193,13 @@ async fn first_read(authority: &str) -> anyhow::Result<()> {
     let request = RangeRequest { key: "probe".into(), ..Default::default() };
     loop {
         // Until the member serves, connections and calls fail in any way they like.
-        if let Ok(channel) = Channel::connect(authority).await
-            && channel.call::<RangeResponse>(&method, &request).await.is_ok()
-        {
-            return Ok(());
+        if let Ok(channel) = Channel::connect(authority).await {
+            match channel.call::<RangeResponse>(&method, &request).await {
+                Ok(_) => return Ok(()),
+                // With users the member says so as soon as it serves.
+                Err(status) if status.message.ends_with("user name is empty") => return Ok(()),
+                Err(_) => {}
+            }
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

@@ -4,7 +4,8 @@
 //! Behaves like the cobra and pflag packages of upstream's tools: flags stand anywhere, commands may
 //! be cut to a unique prefix, the texts of errors are the same. What a command does is the tool's: the
 //! table holds a value of its own type `R` for each. Beside it lies what every tool prints with: Go's
-//! quoting, numbers and durations ([`text`], [`number`]), JSON strings and tables ([`print`]).
+//! quoting, numbers and durations ([`text`], [`number`]), JSON strings and tables ([`print`]), and asks with
+//! ([`terminal`]).
 //!
 //! Deliberately absent: environment variables, exit codes, output formats.
 //!
@@ -16,6 +17,7 @@ pub mod number;
 pub mod parse;
 pub mod print;
 pub mod spec;
+pub mod terminal;
 pub mod text;
 
 pub use parse::{Flags, Invocation, Outcome};

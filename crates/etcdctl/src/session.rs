@@ -3,7 +3,6 @@
 //! Nothing here happens before a command has checked its own arguments: which mistake is
 //! reported first is part of the behaviour.
 
-use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use crate::failure::{BAD_CONNECTION, ERROR, Failure};
 use crate::log::{Field, Level, log};
 use crate::print::{Answer, Format, Printer};
 use cli::Flags;
+pub use cli::terminal::ask;
 use cli::text::lossy;
 
 /// A command with its flags, and everything made from the global ones.
@@ -262,28 +262,6 @@ pub fn password_credentials(user: &str, password: &str, prompt: &str) -> Result<
         true => Credentials::None,
         false => Credentials::Password { name: name.to_owned(), password },
     })
-}
-
-/// Asks for a line, without showing it when typed on a terminal.
-pub fn ask(prompt: &str) -> std::io::Result<String> {
-    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
-    print!("{prompt}");
-    std::io::stdout().flush()?;
-    let stdin = std::io::stdin();
-    let saved = tcgetattr(&stdin).ok();
-    if let Some(saved) = &saved {
-        let mut silent = saved.clone();
-        silent.local_modes.remove(LocalModes::ECHO);
-        tcsetattr(&stdin, OptionalActions::Flush, &silent)?;
-    }
-    let mut line = String::new();
-    let read = stdin.read_line(&mut line);
-    if let Some(saved) = &saved {
-        tcsetattr(&stdin, OptionalActions::Flush, saved)?;
-    }
-    println!();
-    // The end of the input is an empty answer.
-    read.map(|_| line.trim_end_matches(['\n', '\r']).to_owned())
 }
 
 type Hook = Arc<dyn Fn(&FailedAttempt<'_>) + Send + Sync>;

@@ -61,6 +61,17 @@ static MIGRATE_FLAGS: &[FlagSpec] = &[
 
 static FILES: &[FlagSpec] = &[DATA_DIR, WAL_DIR];
 
+static RESET_ROOT_FLAGS: &[FlagSpec] = &[
+    DATA_DIR,
+    FlagSpec::new("new-password", Kind::Text, "the password (default: asked for, or a line of stdin)"),
+    FlagSpec::new("bcrypt-cost", Kind::Uint, "cost of its hash, 4 to 31").default("10"),
+];
+
+static AUTH_DISABLE_FLAGS: &[FlagSpec] = &[
+    DATA_DIR,
+    FlagSpec::new("on-every-member", Kind::Bool, "all members are stopped, and this is done on each of them"),
+];
+
 static BACKUP_FLAGS: &[FlagSpec] = &[
     FlagSpec::path("data-dir", "not used"),
     FlagSpec::path("wal-dir", "not used"),
@@ -145,6 +156,25 @@ pub static ROOT: Command = Command::group(
                 command("wal", " <directory>", Run::DumpWal, "Prints every record of the log in a directory")
                     .offers(Arguments::Files)
                     .exactly(1),
+            ],
+        ),
+        Command::group(
+            "auth",
+            "Lets a stopped member's administrator in again",
+            &[
+                command("reset-root", "", Run::AuthResetRoot, "Gives root a new password")
+                    .flags(RESET_ROOT_FLAGS)
+                    .long(
+                        "Gives root a new password in the data directory of a stopped member, for when nobody knows the\n\
+                         old one. Asks for it twice, or reads a line from stdin. In a cluster only this member knows\n\
+                         the new password then: log in through it and run `etcdctl user passwd root`.\n",
+                    ),
+                command("disable", "", Run::AuthDisable, "Switches authentication off")
+                    .flags(AUTH_DISABLE_FLAGS)
+                    .long(
+                        "Switches authentication off in the data directory of a stopped member. In a cluster all members\n\
+                         must be stopped, and this run on each, before any of them starts again.\n",
+                    ),
             ],
         ),
         command("backup", "", Run::Backup, "Gone since etcd 3.6; says what to use instead").flags(BACKUP_FLAGS),

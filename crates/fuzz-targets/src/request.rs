@@ -9,6 +9,7 @@
 
 use std::fmt::Debug;
 
+use api::grpc::CallContext;
 use api::services::{kv, lease, maintenance};
 use bytes::Bytes;
 use prost::Message;
@@ -35,42 +36,60 @@ fn only_decoded<M: Message + Default + PartialEq>(bytes: &[u8]) {
 }
 
 /// Hands a message to a service.
-fn served<M, R: Debug, E: Debug>(bytes: &[u8], service: impl AsyncFnOnce(&StillMember, M) -> Result<R, E>)
-where
+fn served<M, R: Debug, E: Debug>(
+    bytes: &[u8],
+    service: impl AsyncFnOnce(&StillMember, &CallContext, M) -> Result<R, E>,
+) where
     M: Message + Default + PartialEq,
 {
     let Some(message) = round_trip::<M>(bytes) else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     // What the service says is its affair; that it says something is ours.
-    let _ = runtime.block_on(service(member(), message));
+    let _ = runtime.block_on(service(member(), &CallContext::local(), message));
 }
 
 const KINDS: &[fn(&[u8])] = &[
-    |bytes| served(bytes, async |member, request: pb::PutRequest| kv::put(member, request).await),
-    |bytes| served(bytes, async |member, request: pb::RangeRequest| kv::range(member, request).await),
+    |bytes| served(bytes, async |member, by, request: pb::PutRequest| kv::put(member, by, request).await),
+    |bytes| served(bytes, async |member, by, request: pb::RangeRequest| kv::range(member, by, request).await),
     |bytes| {
-        served(bytes, async |member, request: pb::DeleteRangeRequest| kv::delete_range(member, request).await)
+        served(bytes, async |member, by, request: pb::DeleteRangeRequest| {
+            kv::delete_range(member, by, request).await
+        })
     },
-    |bytes| served(bytes, async |member, request: pb::TxnRequest| kv::txn(member, request).await),
-    |bytes| served(bytes, async |member, request: pb::CompactionRequest| kv::compact(member, request).await),
-    |bytes| served(bytes, async |member, request: pb::LeaseGrantRequest| lease::grant(member, request).await),
+    |bytes| served(bytes, async |member, by, request: pb::TxnRequest| kv::txn(member, by, request).await),
     |bytes| {
-        served(bytes, async |member, request: pb::LeaseRevokeRequest| lease::revoke(member, request).await)
-    },
-    |bytes| {
-        served(bytes, async |member, request: pb::LeaseTimeToLiveRequest| {
-            lease::time_to_live(member, request).await
+        served(bytes, async |member, by, request: pb::CompactionRequest| {
+            kv::compact(member, by, request).await
         })
     },
     |bytes| {
-        served(bytes, async |member, request: pb::AlarmRequest| maintenance::alarm(member, request).await)
+        served(bytes, async |member, by, request: pb::LeaseGrantRequest| {
+            lease::grant(member, by, request).await
+        })
     },
     |bytes| {
-        served(bytes, async |member, request: pb::HashKvRequest| maintenance::hash_kv(member, request).await)
+        served(bytes, async |member, by, request: pb::LeaseRevokeRequest| {
+            lease::revoke(member, by, request).await
+        })
     },
     |bytes| {
-        served(bytes, async |member, request: pb::DowngradeRequest| {
-            maintenance::downgrade(member, request).await
+        served(bytes, async |member, by, request: pb::LeaseTimeToLiveRequest| {
+            lease::time_to_live(member, by, request).await
+        })
+    },
+    |bytes| {
+        served(bytes, async |member, by, request: pb::AlarmRequest| {
+            maintenance::alarm(member, by, request).await
+        })
+    },
+    |bytes| {
+        served(bytes, async |member, by, request: pb::HashKvRequest| {
+            maintenance::hash_kv(member, by, request).await
+        })
+    },
+    |bytes| {
+        served(bytes, async |member, by, request: pb::DowngradeRequest| {
+            maintenance::downgrade(member, by, request).await
         })
     },
     entry,

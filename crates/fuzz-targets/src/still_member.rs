@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use api::Error;
 use api::member::{Config, LeaseTimes, Member, RaftStatus};
+use api::services::Passwords;
 use apply::{Alarms, Applier, Reply, Shared};
 use backend::Backend;
 use env::sim::SimDisk;
@@ -27,6 +28,7 @@ pub(crate) struct StillMember {
     backend: Backend,
     shared: Shared,
     config: Config,
+    passwords: Passwords,
 }
 
 /// The one member, whose watch thread runs until the process ends.
@@ -49,7 +51,8 @@ impl StillMember {
         let mut lessor = Lessor::new(lease::Options::default());
         lessor.promote(Duration::ZERO, Duration::ZERO);
         let shared = Arc::new(Shared::new(Cluster::new(ClusterId(7), 1), Alarms::default(), lessor));
-        let options = apply::Options { member: ID, compat: config.compat, quota: config.quota };
+        let options =
+            apply::Options { member: ID, compat: config.compat, quota: config.quota, bcrypt_cost: 4 };
         let mut applier = Applier::new(options, backend.clone(), store.clone(), shared.clone());
         for (request, index) in content().into_iter().zip(1..) {
             let entry =
@@ -58,7 +61,7 @@ impl StillMember {
         }
         drop(applier);
         let shared = Arc::into_inner(shared).ok_or("the applier has ended")?;
-        Ok(Self { store, hub, backend, shared, config })
+        Ok(Self { store, hub, backend, shared, config, passwords: Passwords::new(4) })
     }
 }
 
@@ -111,8 +114,20 @@ impl Member for StillMember {
         Ok(())
     }
 
-    async fn change_members(&self, _: membership::ConfChange) -> Result<(), Error> {
+    async fn change_members(&self, _: membership::ConfChange, _: Option<&str>) -> Result<(), Error> {
         Err(Error::TooManyRequests)
+    }
+
+    async fn wait_applied(&self, _: u64) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn passwords(&self) -> &Passwords {
+        &self.passwords
+    }
+
+    fn now(&self) -> Duration {
+        Duration::ZERO
     }
 
     fn unix_seconds(&self) -> u64 {

@@ -48,7 +48,76 @@ impl Ran {
     }
 }
 
+/// When a command that goes on for ever is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// It has printed so many lines: then it gets SIGTERM.
+    Lines(usize),
+    /// It ends by itself.
+    End,
+}
+
 impl Ctl {
+    /// Runs a command that does not end by itself. Its input stays open.
+    pub fn run_until(&self, args: &[&str], input: &str, until: Until) -> anyhow::Result<Ran> {
+        let mut child = Command::new(&self.program)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .arg("--endpoints")
+            .arg(&self.endpoint)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.program.display()))?;
+        let mut stdin = child.stdin.take().context("a pipe to the command")?;
+        stdin.write_all(input.as_bytes())?;
+        let stdout = child.stdout.take().context("a pipe from the command")?;
+        let (sender, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            use std::io::BufRead as _;
+            for line in std::io::BufReader::new(stdout).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let stderr = drain(child.stderr.take());
+        let deadline = Instant::now() + PATIENCE;
+        let mut text = String::new();
+        let mut count = 0;
+        let mut asked = false;
+        // The pipe closes when the command ends.
+        while let Ok(line) = lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            text.push_str(&line);
+            text.push('\n');
+            count += 1;
+            if !asked && matches!(until, Until::Lines(wanted) if count >= wanted) {
+                asked = true;
+                let pid = rustix::process::Pid::from_child(&child);
+                rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+            }
+        }
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            if Instant::now() > deadline {
+                let _ = child.kill();
+                let _ = child.wait();
+                bail!("etcdctl {args:?} still runs after {PATIENCE:?}: {text}");
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        drop(stdin);
+        use std::os::unix::process::ExitStatusExt;
+        let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+        let stderr = stderr.join().unwrap_or_default();
+        let raw = text.clone().into_bytes();
+        Ok(Ran { code, stdout: text, stderr: String::from_utf8_lossy(&stderr).into_owned(), raw })
+    }
+
     /// Runs a command with nothing on its standard input.
     pub fn run(&self, args: &[&str]) -> anyhow::Result<Ran> {
         self.run_with(args, &[], b"")

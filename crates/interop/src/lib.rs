@@ -8,6 +8,7 @@
 //! - [`member`]: a one-member cluster of any server program, started and stopped by a test.
 //! - [`cluster`]: several members, ours and real ones in any mixture.
 //! - [`ctl`]: any `etcdctl`, run to its end.
+//! - [`terminal`]: the same on a terminal, with somebody who types passwords.
 //! - [`utl`]: any `etcdutl`, run to its end; restoring with it.
 //! - [`http`]: HTTP/1.1 by hand.
 //! - [`script`]: one script of interactions, run against two servers; the answers must be equal.
@@ -37,6 +38,7 @@ pub mod programs;
 pub mod proxy;
 pub mod script;
 pub mod scripts;
+pub mod terminal;
 pub mod traffic;
 pub mod utl;
 pub mod writers;

@@ -23,6 +23,7 @@ use crate::http;
 use crate::known::Known;
 use crate::member::Member;
 use crate::normalise::Normaliser;
+use crate::terminal;
 
 /// Longest wait for an answer that is expected to come.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -170,6 +171,18 @@ impl Script {
         Ok(ran.stdout)
     }
 
+    /// Runs the command-line tool on a terminal on which somebody types passwords, and records status
+    /// and what the terminal shows.
+    pub async fn ctl_typed(&mut self, name: &str, args: &[&str], answers: &[&str]) -> anyhow::Result<()> {
+        let ctl = self.ctl.clone();
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let answers: Vec<String> = answers.iter().map(|answer| (*answer).to_owned()).collect();
+        let (code, shown) =
+            tokio::task::spawn_blocking(move || terminal::run_typed(&ctl, &args, &answers)).await??;
+        self.note(name, &format!("exit {code}\n{shown}"));
+        Ok(())
+    }
+
     /// Runs the command-line tool without recording.
     pub async fn ctl_quiet(
         &self,
@@ -187,6 +200,23 @@ impl Script {
             let variables: Vec<(&str, &str)> =
                 variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
             ctl.run_with(&args, &variables, input.as_bytes())
+        })
+        .await?
+    }
+
+    /// Runs a command of the tool that does not end by itself, without recording.
+    pub async fn ctl_until(
+        &self,
+        args: &[&str],
+        input: &str,
+        until: crate::ctl::Until,
+    ) -> anyhow::Result<crate::ctl::Ran> {
+        let ctl = self.ctl.clone();
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let input = input.to_owned();
+        tokio::task::spawn_blocking(move || {
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            ctl.run_until(&args, &input, until)
         })
         .await?
     }

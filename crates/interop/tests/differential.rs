@@ -73,6 +73,10 @@ differential! {
     ctl_maintenance: ctl_cluster, maintenance;
     ctl_command_line: ctl_cluster, command_line;
     ctl_sessions: ctl_concurrency, sessions;
+    ctl_formats: ctl_formats, formats;
+    ctl_endless: ctl_formats, endless;
+    ctl_mistakes: ctl_formats, mistakes;
+    ctl_surroundings: ctl_formats, surroundings;
 }
 
 /// The script is as large as promised, its list of exceptions fits it, and COMPAT.md has them all.

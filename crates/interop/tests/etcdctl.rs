@@ -26,7 +26,7 @@ macro_rules! tools {
         #[test]
         fn $name() -> anyhow::Result<()> {
             let run = |tool: std::path::PathBuf| {
-                let member = Member::start(&Program::plain(real(version(), "etcd")), &[])?;
+                let member = Member::start(&Program::plain(real(version(), "etcd")), &["--bcrypt-cost", "4"])?;
                 block_on(async {
                     let mut script = Script::connect(&member, tool).await?;
                     scripts::$module::$script(&mut script).await?;
@@ -45,4 +45,11 @@ tools! {
     maintenance: ctl_cluster, maintenance;
     command_line: ctl_cluster, command_line;
     sessions: ctl_concurrency, sessions;
+    formats: ctl_formats, formats;
+    endless: ctl_formats, endless;
+    mistakes: ctl_formats, mistakes;
+    surroundings: ctl_formats, surroundings;
+    users_and_roles: ctl_auth, users_and_roles;
+    logins: ctl_auth, logins;
+    typed: ctl_auth, typed;
 }

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use interop::cluster::eventually;
 use interop::known::{Known, compat_page};
 use interop::member::Member;
 use interop::normalise::Normaliser;
@@ -316,5 +317,80 @@ fn the_files_of_a_running_member_are_refused() -> anyhow::Result<()> {
         }
         interop::cluster::ctl(&member).run(&["put", "still", "here"])?.success().context("it goes on")?;
     }
+    Ok(())
+}
+
+/// Authentication on, with a root whose password is `forgotten`.
+fn switch_auth_on(member: &Member) -> anyhow::Result<()> {
+    let tool = interop::cluster::ctl(member);
+    tool.run(&["put", "secret", "kept"])?.success()?;
+    tool.run(&["user", "add", "root:forgotten"])?.success()?;
+    tool.run(&["user", "grant-role", "root", "root"])?.success()?;
+    tool.run(&["auth", "enable"])?.success()?;
+    Ok(())
+}
+
+/// Whether a user gets in.
+fn reads(member: &Member, user: &[&str]) -> anyhow::Result<bool> {
+    let args = [user, &["get", "secret", "--print-value-only"]].concat();
+    Ok(interop::cluster::ctl(member).run(&args)?.stdout.trim_end() == "kept")
+}
+
+const NEW: [&str; 2] = ["--user", "root:remembered"];
+const OLD: [&str; 2] = ["--user", "root:forgotten"];
+
+/// On one member, with the server of etcd 3.5.
+#[test]
+fn a_forgotten_password_is_replaced_and_authentication_switched_off() -> anyhow::Result<()> {
+    let dir = tempfile::Builder::new().prefix("retcd-auth-").tempdir()?;
+    let mut member = Member::prepare(&Program::plain(real("3.5", "etcd")), &[], dir.path())?;
+    member.run()?;
+    switch_auth_on(&member)?;
+    let (tool, data) = (Utl { program: ours("etcdutl") }, member.data_dir().display().to_string());
+    let reset =
+        ["auth", "reset-root", "--data-dir", &data, "--new-password", "remembered", "--bcrypt-cost", "4"];
+    let ran = tool.run(dir.path(), &[&reset[..], &["--timeout", "100ms"]].concat())?;
+    assert!(ran.code == 1 && ran.messages().contains("stop the member first"), "{ran:?}");
+    member.stop()?;
+    let ran = tool.run(dir.path(), &reset)?;
+    assert!(ran.code == 0 && ran.stderr.contains("ROOT'S PASSWORD WAS RESET OFFLINE"), "{ran:?}");
+    assert!(!ran.stderr.contains("remembered") && !ran.stdout.contains("remembered"), "no secret is shown");
+    member.spawn()?;
+    eventually("the new password is known", || reads(&member, &NEW))?;
+    assert!(!reads(&member, &OLD)? && !reads(&member, &[])?);
+    member.stop()?;
+    let ran = tool.run(dir.path(), &["auth", "disable", "--data-dir", &data])?;
+    assert!(ran.code == 0 && ran.stderr.contains("AUTHENTICATION WAS SWITCHED OFF OFFLINE"), "{ran:?}");
+    member.run()?;
+    assert!(reads(&member, &[])?);
+    Ok(())
+}
+
+/// On one member of three, while the others go on: whoever knows the new password there gives it to all.
+#[test]
+fn a_forgotten_password_of_a_cluster_is_replaced_through_one_member() -> anyhow::Result<()> {
+    let etcd = Program::plain(real("3.5", "etcd"));
+    let mut cluster = interop::cluster::Cluster::start(&[&etcd, &etcd, &etcd], &[])?;
+    switch_auth_on(&cluster.members[0])?;
+    let (tool, dir) = (Utl { program: ours("etcdutl") }, cluster.members[1].dir().to_owned());
+    let data = cluster.members[1].data_dir().display().to_string();
+    cluster.members[1].stop()?;
+    let reset =
+        ["auth", "reset-root", "--data-dir", &data, "--new-password", "remembered", "--bcrypt-cost", "4"];
+    let ran = tool.run(&dir, &reset)?;
+    assert!(ran.code == 0 && ran.stdout.contains("Only this member knows the new password."), "{ran:?}");
+    let ran = tool.run(&dir, &["auth", "disable", "--data-dir", &data])?;
+    assert!(ran.code == 1 && ran.messages().contains("3 members: they would no longer agree"), "{ran:?}");
+    cluster.members[1].spawn()?;
+    eventually("the new password is known here", || reads(&cluster.members[1], &NEW))?;
+    assert!(!reads(&cluster.members[0], &NEW)?, "and only here");
+    let one = interop::cluster::ctl(&cluster.members[1]);
+    let passwd = [&NEW[..], &["user", "passwd", "root", "--interactive=false"]].concat();
+    one.run_with(&passwd, &[], b"remembered\n")?.success()?;
+    for member in &cluster.members {
+        eventually("the new password is known", || reads(member, &NEW))?;
+        assert!(!reads(member, &OLD)?);
+    }
+    one.run(&[&NEW[..], &["put", "more", "data"]].concat())?.success()?;
     Ok(())
 }

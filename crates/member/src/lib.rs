@@ -136,8 +136,10 @@ pub struct Member {
     window: LogWindow,
     leadership: Leadership,
     applied: u64,
-    /// Messages that promise what is not on disk yet, by the number of their write.
+    /// Messages that promise what is not on disk yet, by the number of the write they wait for.
     promises: VecDeque<(u64, Vec<proto::raftpb::Message>)>,
+    /// Number of the last write that was handed out.
+    last_write: u64,
     effects: Vec<Effect>,
 }
 
@@ -164,6 +166,7 @@ impl Member {
             leadership: Leadership::default(),
             applied,
             promises: VecDeque::new(),
+            last_write: 0,
             effects: Vec::new(),
         };
         member.note_leadership();
@@ -266,6 +269,7 @@ impl Member {
         }
         self.window.appended(&ready.entries);
         if !ready.entries.is_empty() || ready.hard_state.is_some() || ready.snapshot.is_some() {
+            self.last_write = ready.number;
             self.effects.push(Effect::Persist(Persist {
                 number: ready.number,
                 entries: ready.entries,
@@ -274,7 +278,8 @@ impl Member {
             }));
         }
         if !ready.messages_after_persist.is_empty() {
-            self.promises.push_back((ready.number, ready.messages_after_persist));
+            // Without a write of its own it waits for the one before: nobody will report its number.
+            self.promises.push_back((self.last_write, ready.messages_after_persist));
         }
         if !ready.committed.is_empty() {
             self.effects.push(Effect::Apply(ready.committed));
@@ -378,6 +383,49 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// A follower forwarded a proposal while an entry before it was on its way to the disk. The message
+    /// waited for a write of its own that never came: until the next entry, or for ever on an idle
+    /// cluster.
+    #[test]
+    fn a_proposal_is_forwarded_when_the_write_before_it_is_done() {
+        use proto::raftpb::{Entry, Message, MessageType};
+        let log = LogState {
+            hard_state: HardState { term: 1, vote: 0, commit: 0 },
+            conf_state: ConfState::new(vec![1, 2], Vec::new()),
+            ..LogState::default()
+        };
+        let mut member = Member::new(Config::new(1), log, 7, LogWindow::new(100, 10, 1 << 20)).unwrap();
+        let append = Message {
+            r#type: Some(MessageType::MsgApp as i32),
+            from: Some(2),
+            to: Some(1),
+            term: Some(1),
+            index: Some(0),
+            log_term: Some(0),
+            commit: Some(0),
+            entries: vec![Entry { term: Some(1), index: Some(1), ..Entry::default() }],
+            ..Message::default()
+        };
+        member.handle(Input::Message(append.into())).unwrap();
+        let writes = |effects: &[Effect]| {
+            effects.iter().find_map(|effect| match effect {
+                Effect::Persist(persist) => Some(persist.number),
+                _ => None,
+            })
+        };
+        let number = writes(&member.effects()).expect("the entry is written");
+        member.handle(Input::Propose(vec!["forwarded".into()])).unwrap();
+        assert_eq!(writes(&member.effects()), None, "the proposal of a follower is not written");
+        member.handle(Input::Persisted(number)).unwrap();
+        let sent = member.effects().into_iter().filter_map(|effect| match effect {
+            Effect::Send(messages) => Some(messages),
+            _ => None,
+        });
+        let kinds: Vec<_> = sent.flatten().map(|message| message.r#type()).collect();
+        assert!(kinds.contains(&MessageType::MsgAppResp), "{kinds:?}");
+        assert!(kinds.contains(&MessageType::MsgProp), "{kinds:?}");
     }
 
     #[test]

@@ -78,6 +78,10 @@ pub struct Options {
     pub wal_segment_bytes: u64,
     /// Seed of the election timeouts.
     pub seed: u64,
+    /// Kind of auth tokens.
+    pub tokens: auth::tokens::TokenOptions,
+    /// `--bcrypt-cost`.
+    pub bcrypt_cost: u32,
 }
 
 impl Options {
@@ -232,12 +236,9 @@ pub enum Error {
         /// What the cluster runs.
         cluster: Version,
     },
-    /// Auth is on in the data, and this build cannot enforce it.
-    #[error(
-        "authentication is enabled in this data directory and this version does not support it yet: \
-         it would be open to everybody; the member does not start"
-    )]
-    AuthEnabled,
+    /// The keys of auth tokens.
+    #[error(transparent)]
+    TokenKey(#[from] auth::tokens::KeyError),
     /// More members without a vote than allowed.
     #[error(transparent)]
     TooManyLearners(membership::ChangeError),
@@ -329,8 +330,6 @@ pub fn bootstrap(
         "took" => clock.now().saturating_sub(start)
     );
     log::info!("restore consistentIndex", "index" => backend.consistent_position().index);
-    refuse_auth(&backend)?;
-
     let log = match initial {
         Some(Initial::New(initial)) => create_log(disk.clone(), options, &wal_dir, &initial)?,
         Some(Initial::Join(joined)) => create_empty_log(disk.clone(), options, &wal_dir, &joined)?,
@@ -595,7 +594,9 @@ fn load_snapshot(disk: &dyn Disk, snap_dir: &Path, record: &wal::WalSnapshot) ->
 }
 
 fn assemble(options: &Options, backend: Backend, log: OpenLog) -> Result<Parts, Error> {
-    log::warn!("simple token is not cryptographically signed");
+    if matches!(options.tokens, auth::tokens::TokenOptions::Simple { .. }) {
+        log::warn!("simple token is not cryptographically signed");
+    }
     let (store, restored) = Store::open(backend.clone())?;
     // The restore has touched every page of the file; hardly any of them is needed now.
     backend.release_resident();
@@ -632,11 +633,22 @@ fn assemble(options: &Options, backend: Backend, log: OpenLog) -> Result<Parts, 
         "cluster-version" => decided.unwrap_or_else(|| "to_be_decided".to_owned())
     );
     backend::schema::validate(&view, options.compat)?;
+    let mut users = apply::restore::auth(&view)?;
     drop(view);
+    if let Some(record) = users.begin() {
+        let changes = vec![apply::auth_change(record)];
+        backend.append(backend::WriteSet { changes, ..backend::WriteSet::default() });
+    }
 
-    let shared = Arc::new(Shared::new(cluster, alarms, lessor));
+    let shared = Shared::new(cluster, alarms, lessor).with_auth(users, options.tokens.build()?);
+    let shared = Arc::new(shared);
     let applier = Applier::new(
-        apply::Options { member: log.member_id, compat: options.compat, quota: options.quota },
+        apply::Options {
+            member: log.member_id,
+            compat: options.compat,
+            quota: options.quota,
+            bcrypt_cost: options.bcrypt_cost,
+        },
         backend.clone(),
         store.clone(),
         shared.clone(),
@@ -717,10 +729,6 @@ const MAX_LOG_BYTES_IN_MEMORY: u64 = 64 << 20;
 
 fn wal_options(options: &Options) -> wal::Options {
     wal::Options { no_sync: options.no_sync, segment_bytes: options.wal_segment_bytes }
-}
-
-fn refuse_auth(backend: &Backend) -> Result<(), Error> {
-    if backend::schema::auth_enabled(&backend.view())? { Err(Error::AuthEnabled) } else { Ok(()) }
 }
 
 fn make_dir(disk: &dyn Disk, path: &Path) -> Result<(), Error> {

@@ -38,6 +38,9 @@ const REMOVED_DELAY: Duration = Duration::from_secs(1);
 /// How often open file descriptors are counted.
 const DESCRIPTOR_INTERVAL: Duration = Duration::from_secs(10 * 60);
 
+/// How often a member in the recovery mode says so.
+const RECOVERY_INTERVAL: Duration = Duration::from_secs(10 * 60);
+
 /// Something the apply thread wants done.
 #[derive(Debug)]
 pub enum Duty {
@@ -80,6 +83,7 @@ pub async fn run(
     tokio::task::spawn_local(expire_leases(node.clone()));
     tokio::task::spawn_local(watch_descriptors(node.clone()));
     tokio::task::spawn_local(publish(node.clone(), published.subscribe()));
+    tokio::task::spawn_local(warn_of_recovery(node.clone()));
     let mut version_check = interval(VERSION_INTERVAL);
     version_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -254,6 +258,25 @@ async fn raise_no_space(node: Rc<Node>, answer: Option<Answer>) {
     }
 }
 
+/// Warns of the recovery mode at start, and every 10 minutes while it opens something.
+async fn warn_of_recovery(node: Rc<Node>) {
+    if !node.parts().api.auth_recovery {
+        return;
+    }
+    let mut tick = interval(RECOVERY_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut at_start = true;
+    loop {
+        tick.tick().await;
+        if std::mem::take(&mut at_start) || node.shared().auth().is_enabled() {
+            log::warn!(
+                "auth token provider is empty: recovery mode; local callers without credentials may change \
+                 users, roles and the auth switch"
+            );
+        }
+    }
+}
+
 /// Revokes leases that are over, while this member is primary.
 async fn expire_leases(node: Rc<Node>) {
     let mut tick = interval(LEASE_INTERVAL);
@@ -293,9 +316,19 @@ async fn expire_leases(node: Rc<Node>) {
     }
 }
 
+/// The member's own request, in the name of root while auth is on: the keys of the lease may be
+/// anybody's.
+fn as_root(node: &Node) -> Option<pb::RequestHeader> {
+    let auth = node.shared().auth();
+    let header =
+        || pb::RequestHeader { id: 0, username: auth::ROOT.to_owned(), auth_revision: auth.revision() };
+    auth.is_enabled().then(header)
+}
+
 async fn revoke(node: &Node, term: u64, id: LeaseId) {
     let request = pb::InternalRaftRequest {
         lease_revoke: Some(pb::LeaseRevokeRequest { id: id.0 }),
+        header: as_root(node),
         ..Default::default()
     };
     match node.propose_leading(term, request).await {

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::time::Duration;
 
 use api::error::Error;
 use api::member::{ClientCall, Config, LeaseTimes, Member, RaftStatus, ReadTimes};
+use api::services::Passwords;
 use apply::{ApplyError, Reply, Shared};
 use backend::Backend;
 use membership::ConfChange;
@@ -47,6 +49,7 @@ fn refused(error: ApplyError) -> Error {
         ApplyError::Compacted => Error::Compacted,
         ApplyError::FutureRevision => Error::FutureRevision,
         ApplyError::Membership(error) => error.into(),
+        ApplyError::Auth(error) => error.into(),
         ApplyError::UnknownAlarmAction => Error::Other("etcdserver: unknown alarm action".to_owned()),
     }
 }
@@ -88,11 +91,23 @@ impl Member for Node {
         if to == self.id() { Ok(()) } else { self.hand_leadership_to(to).await }
     }
 
-    async fn change_members(&self, change: ConfChange) -> Result<(), Error> {
+    async fn change_members(&self, change: ConfChange, token: Option<&str>) -> Result<(), Error> {
         match change {
-            ConfChange::Promote(id) => self.promote(id).await,
+            ConfChange::Promote(id) => self.promote(id, token).await,
             change => Self::change_members(self, change).await,
         }
+    }
+
+    async fn wait_applied(&self, index: u64) -> Result<(), Error> {
+        Ok(Self::wait_applied(self, index).await?)
+    }
+
+    fn passwords(&self) -> &Passwords {
+        &self.parts().passwords
+    }
+
+    fn now(&self) -> Duration {
+        self.clock().now()
     }
 
     fn unix_seconds(&self) -> u64 {

@@ -69,7 +69,7 @@ impl Node {
     ///
     /// # Errors
     /// As the leader says, or nobody leads in time.
-    pub async fn promote(&self, id: MemberId) -> Result<(), Error> {
+    pub async fn promote(&self, id: MemberId, token: Option<&str>) -> Result<(), Error> {
         let deadline = Instant::now() + self.request_timeout();
         loop {
             match self.promote_as_leader(id).await {
@@ -78,7 +78,7 @@ impl Node {
             }
             let urls = self.leader_urls();
             let left = deadline.saturating_duration_since(Instant::now());
-            let asked = self.parts().client.promote(&urls, id, None, left).await;
+            let asked = self.parts().client.promote(&urls, id, token, left).await;
             match asked {
                 Ok(_) => return self.see_promoted(id, deadline).await,
                 Err(PromoteError::NotFound) => return Err(Error::MemberNotFound),

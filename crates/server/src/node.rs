@@ -73,6 +73,8 @@ pub struct Inner {
     pub transport: peer::Transport,
     /// Asks other members.
     pub client: peer::Client,
+    /// Hashes and checks passwords.
+    pub passwords: api::services::Passwords,
     /// Reads that wait for their read point.
     pub reads: Arc<Reads>,
     /// To the raft thread.
@@ -227,7 +229,7 @@ impl Node {
 
     fn encode(&self, mut request: pb::InternalRaftRequest) -> Result<Encoded, Error> {
         let id = lanes::next_id();
-        request.header = Some(pb::RequestHeader { id: id.0, ..Default::default() });
+        request.header.get_or_insert_default().id = id.0;
         let length = request.encoded_len();
         if length > self.inner.max_request_bytes {
             return Err(Error::TooLarge);
@@ -266,6 +268,16 @@ impl Node {
         }
         let node = self.clone();
         Ok(reads::share_turn(move || async move { node.read_point().await }).await?)
+    }
+
+    /// Waits until the entry of this index is applied here.
+    pub async fn wait_applied(&self, index: u64) -> Result<(), Error> {
+        let answered = self.inner.reads.wait_applied(index, &self.inner.progress);
+        match tokio::time::timeout(self.inner.request_timeout, answered).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Error::Stopped),
+            Err(_) => Err(Error::Timeout),
+        }
     }
 
     /// Takes part in a round of read points.

@@ -203,10 +203,13 @@ impl Handler for PeerSide {
     fn promote(
         &self,
         id: MemberId,
-        _token: Option<String>,
+        token: Option<String>,
     ) -> BoxFuture<'static, Result<Vec<Member>, PromoteError>> {
         let gone = Err(PromoteError::Other("etcdserver: server stopped".to_owned()));
         self.on_worker(gone, move |node| async move {
+            if let Err(error) = may_promote(&node, token).await {
+                return Err(PromoteError::Other(error.to_string()));
+            }
             match node.promote_as_leader(id).await {
                 Ok(()) => Ok(node.shared().cluster().members().cloned().collect()),
                 Err(ApiError::MemberNotFound) => Err(PromoteError::NotFound),
@@ -265,4 +268,17 @@ pub fn log_lines() -> peer::Log {
         let fields: Vec<log::Field<'_>> = fields.iter().map(|(name, field)| (*name, value(field))).collect();
         log::log(level, text, &fields);
     })
+}
+
+/// The caller of the member that asks must be root: that member showed its token.
+async fn may_promote(node: &Node, token: Option<String>) -> Result<(), ApiError> {
+    let auth = node.shared().auth();
+    if !auth.is_enabled() {
+        return Ok(());
+    }
+    let who = match &token {
+        Some(token) => Some(api::services::access::identify(node, token).await?),
+        None => None,
+    };
+    Ok(auth.store().may_administrate(who.as_ref())?)
 }

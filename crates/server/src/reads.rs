@@ -129,6 +129,17 @@ impl Reads {
         state.begin()
     }
 
+    /// The receiver hears when the entry of this index is applied.
+    pub fn wait_applied(&self, index: u64, progress: &Progress) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.state.lock();
+        state.confirmed.push((index, vec![sender]));
+        self.waits_for_apply.store(true, SeqCst);
+        fence(SeqCst);
+        self.release(&mut state, progress.applied.load(Acquire));
+        receiver
+    }
+
     /// The round without an answer, if there is one that somebody still waits for.
     pub fn unanswered(&self) -> Option<u64> {
         let mut state = self.state.lock();
@@ -156,7 +167,9 @@ impl Reads {
 
     fn release(&self, state: &mut State, applied: u64) {
         state.confirmed.retain_mut(|(index, waiters)| {
-            let waits = *index > applied;
+            // A reader that left waits for nothing.
+            waiters.retain(|waiter| !waiter.is_closed());
+            let waits = *index > applied && !waiters.is_empty();
             if !waits {
                 // Who gave up has left.
                 for waiter in waiters.drain(..) {

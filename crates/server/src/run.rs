@@ -12,6 +12,7 @@ use env::real::{OsRandom, RealClock, RealDisk};
 
 use crate::bootstrap;
 use crate::compactor::Retention;
+use crate::config::auth_token;
 use crate::config::duration::GoDuration;
 use crate::config::gates::Gate;
 use crate::config::url::Url;
@@ -192,10 +193,18 @@ fn options(config: &Config) -> Result<start::Options, RunError> {
             no_sync: config.unsafe_no_fsync,
             wal_segment_bytes: wal::SEGMENT_BYTES,
             seed: OsRandom.next_u64(),
+            tokens: auth_token::token_options(
+                &config.auth_token,
+                Duration::from_secs(config.auth_token_ttl_seconds),
+            )
+            .map_err(|error| RunError::Fatal(error.to_string()))?,
+            bcrypt_cost: bcrypt_cost(config.bcrypt_cost),
         },
         raft_read_timeout: config.raft_read_timeout.to_std(),
         raft_write_timeout: config.raft_write_timeout.to_std(),
         strict_reconfig_check: config.strict_reconfig_check,
+        client_cert_auth: config.client_tls.client_cert_auth,
+        auth_recovery: config.auth_token.is_empty() && config.auth_recovery == "on",
         join_existing: !config.is_new_cluster(),
         advertise_client_urls: texts(&config.advertise_client_urls),
         workers: 0,
@@ -215,6 +224,21 @@ fn options(config: &Config) -> Result<start::Options, RunError> {
             .filter(|_| config.feature_gates.enabled(Gate::CompactHashCheck)),
         downgrade_check_interval: interval(config.downgrade_check_time),
     })
+}
+
+/// The cost of hashing passwords; one that cannot be used is replaced, as upstream does.
+fn bcrypt_cost(given: u64) -> u32 {
+    use auth::password::{DEFAULT_COST, MAX_COST, MIN_COST};
+    match u32::try_from(given) {
+        Ok(cost) if (MIN_COST..=MAX_COST).contains(&cost) => cost,
+        _ => {
+            log::warn!(
+                "use default bcrypt cost instead of the invalid given cost",
+                "min-cost" => MIN_COST, "max-cost" => MAX_COST, "default-cost" => DEFAULT_COST, "given-cost" => given
+            );
+            DEFAULT_COST
+        }
+    }
 }
 
 /// A period; zero and less switch off what it is for.

@@ -52,6 +52,7 @@ fn refresh(node: &Node, metrics: &Metrics) {
     metrics.slow_watchers.set_count(watch.slow_watchers as u64);
     metrics.watch_streams.set_count(watch.streams as u64);
     metrics.events.set(watch.delivered_events);
+    metrics.auth_revision.set_count(parts.shared.auth().revision());
     let done = parts.store.counters();
     metrics.mvcc_range.set(done.ranges.load(Relaxed));
     metrics.mvcc_put.set(done.puts.load(Relaxed));

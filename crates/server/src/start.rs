@@ -64,6 +64,10 @@ pub struct Options {
     pub raft_write_timeout: Duration,
     /// `--strict-reconfig-check`.
     pub strict_reconfig_check: bool,
+    /// `--client-cert-auth`.
+    pub client_cert_auth: bool,
+    /// An empty kind of tokens opens the Auth service to callers on this machine.
+    pub auth_recovery: bool,
     /// `--advertise-client-urls`.
     pub advertise_client_urls: Vec<String>,
     /// Worker threads; 0 = one per core.
@@ -429,8 +433,11 @@ impl<'a> Assembly<'a> {
                 quota: setup.quota,
                 progress_notify_interval: options.watch_progress_interval,
                 request_timeout: setup.request_timeout(),
+                client_cert_auth: options.client_cert_auth,
+                auth_recovery: options.auth_recovery,
                 election_timeout: setup.election_timeout(),
             },
+            passwords: api::services::Passwords::new(setup.bcrypt_cost),
             transport: transport.clone(),
             client: network.client,
             reads,

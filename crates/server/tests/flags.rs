@@ -141,7 +141,8 @@ fn every_server_row_is_a_flag_a_variable_and_a_key() {
 fn every_flag_is_in_the_table_or_ours() {
     let known: BTreeSet<&str> = rows("server").iter().map(|row| row.name).collect();
     for setting in SETTINGS.iter().filter(|setting| setting.is_flag()) {
-        assert!(known.contains(setting.name) || setting.name == "compat-version", "{}", setting.name);
+        let is_ours = ["compat-version", "auth-recovery"].contains(&setting.name);
+        assert!(known.contains(setting.name) || is_ours, "{}", setting.name);
     }
 }
 
@@ -536,4 +537,15 @@ fn retention_counts_by_mode() {
         let got = config.compaction_retention().map(|span| span.to_string());
         assert_eq!(got, want.map(str::to_owned).map_err(str::to_owned), "{mode} {retention}");
     }
+}
+
+/// Only who says so gets a member without tokens: an empty variable is an unset one.
+#[test]
+fn an_empty_kind_of_tokens_is_given_by_flag_or_file() {
+    assert_eq!(start(&["--auth-token="], &[], "").config.auth_token, "");
+    assert_eq!(from_file("auth-token: \"\"\n").config.auth_token, "");
+    assert_eq!(start(&[], &[("ETCD_AUTH_TOKEN", "")], "").config.auth_token, "simple");
+    assert_eq!(start(&["--auth-recovery=off"], &[], "").config.auth_recovery, "off");
+    let refused = start(&["--auth-recovery=maybe"], &[], "").failure.map(|failure| failure.to_string());
+    assert!(refused.is_some_and(|text| text.contains("auth-recovery")));
 }

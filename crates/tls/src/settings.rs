@@ -105,7 +105,7 @@ pub enum SetupError {
         key: String,
     },
     /// Both kinds of rules.
-    #[error("AllowedCNs and AllowedHostnames are mutually exclusive (cns={cns:?}, hostnames={hostnames:?})")]
+    #[error("AllowedCNs and AllowedHostnames are mutually exclusive (cns={}, hostnames={})", quoted(.cns), quoted(.hostnames))]
     BothRules {
         /// Common names.
         cns: Vec<String>,
@@ -121,6 +121,12 @@ pub enum SetupError {
     /// Suites and versions leave nothing to offer.
     #[error("tls: no cipher suite is left for the versions asked for: {0}")]
     NothingLeft(String),
+}
+
+/// A list as Go prints it.
+fn quoted(names: &[String]) -> String {
+    let names: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+    format!("[{}]", names.join(" "))
 }
 
 impl Settings {

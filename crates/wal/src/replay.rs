@@ -182,9 +182,10 @@ pub fn valid_snapshots(disk: &dyn Disk, dir: &Path) -> Result<Vec<WalSnapshot>, 
     Ok(marks.snapshots)
 }
 
-/// The newest usable snapshot record that `accept` agrees to, reading no more segments than
-/// needed: from the last one backwards.
+/// The newest usable snapshot record that `accept` agrees to: the one of the highest index, which is
+/// not always the last. A member's own snapshot may have been on its way while it received one.
 ///
+/// Reads from the last segment backwards, and no more segments than a replay behind that record does.
 /// A start uses this in place of [`valid_snapshots`] over a long log.
 pub fn newest_valid_snapshot(
     disk: &dyn Disk,
@@ -195,7 +196,7 @@ pub fn newest_valid_snapshot(
     if names.is_empty() {
         return Err(Error::NoSegments { dir: dir.to_owned() });
     }
-    let (mut commit, mut waiting) = (None, Vec::new());
+    let (mut commit, mut waiting, mut newest) = (None, Vec::new(), None::<WalSnapshot>);
     for (position, name) in names.iter().enumerate().rev() {
         check_sequence(dir, &names[position..names.len().min(position + 2)])?;
         let mut marks = Marks::default();
@@ -204,12 +205,19 @@ pub fn newest_valid_snapshot(
         // Newest first. A segment always opens with the hard state, if there is one at all.
         waiting.extend(marks.snapshots.into_iter().rev());
         let Some(commit) = commit.or((position == 0).then_some(0)) else { continue };
-        let usable = waiting.drain(..).filter(|snapshot| snapshot.position.index <= commit);
-        if let Some(found) = usable.into_iter().find(|snapshot| accept(snapshot)) {
-            return Ok(Some(found));
+        for snapshot in waiting.drain(..) {
+            let is_newer =
+                newest.as_ref().is_none_or(|newest| snapshot.position.index > newest.position.index);
+            if snapshot.position.index <= commit && is_newer && accept(&snapshot) {
+                newest = Some(snapshot);
+            }
+        }
+        // A replay from there would begin in this segment.
+        if newest.as_ref().is_some_and(|newest| newest.position.index + 1 >= name.first_index) {
+            break;
         }
     }
-    Ok(None)
+    Ok(newest)
 }
 
 #[derive(Default)]

@@ -105,7 +105,8 @@ proptest! {
         prop_assert_eq!(&read.snapshots, &marks);
         let valid: Vec<_> = marks.iter().filter(|mark| mark.position.index <= hard_state.commit).cloned().collect();
         prop_assert_eq!(wal::valid_snapshots(&*disk, dir).unwrap(), valid.clone());
-        prop_assert_eq!(wal::newest_valid_snapshot(&*disk, dir, |_| true).unwrap(), valid.last().cloned());
+        let newest = valid.iter().max_by_key(|mark| mark.position.index).cloned();
+        prop_assert_eq!(wal::newest_valid_snapshot(&*disk, dir, |_| true).unwrap(), newest);
         let names = wal::segments(&*disk, dir).unwrap();
         prop_assert!(names.iter().zip(0..).all(|(name, sequence)| name.sequence == sequence));
     }
@@ -219,6 +220,28 @@ fn a_received_snapshot_moves_the_log_ahead() {
     let hole = wal::read(&*disk, dir, START).unwrap_err();
     assert!(matches!(hole, Error::Damaged { .. }), "the entries in between are nowhere: {hole}");
     assert!(hole.to_string().contains("entry 101 follows entry 1"), "{hole}");
+}
+
+/// The member's own snapshot was on its way to the log when it received one.
+#[test]
+fn the_newest_snapshot_is_the_highest_not_the_last() {
+    for size in [1, 5000] {
+        let (disk, _) = sim();
+        let dir = Path::new(DIR);
+        let mut log = Wal::create(disk.clone(), dir, b"meta", SMALL).unwrap();
+        log.append(&Batch { entries: &[entry(1, 1, "a")], hard_state: Some(state(1, 1, 1)) }).unwrap();
+        log.save_snapshot(&mark(100, 5)).unwrap();
+        // With the larger one a segment begins between the two records.
+        let added = [entry(101, 5, vec![0; size])];
+        log.append(&Batch { entries: &added, hard_state: Some(state(5, 0, 100)) }).unwrap();
+        log.save_snapshot(&mark(1, 1)).unwrap();
+        log.append(&Batch { entries: &[], hard_state: Some(state(5, 0, 101)) }).unwrap();
+        assert_eq!(log.position().0.sequence, u64::from(size == 5000));
+        drop(log);
+        let newest = wal::newest_valid_snapshot(&*disk, dir, |_| true).unwrap().unwrap();
+        assert_eq!(newest, mark(100, 5));
+        assert_eq!(wal::read(&*disk, dir, newest.position).unwrap().entries, added);
+    }
 }
 
 #[test]

@@ -12,14 +12,26 @@ use tokio::time::Instant;
 pub struct Peer {
     /// Address of the caller; `None` on a unix socket.
     pub address: Option<SocketAddr>,
+    /// The caller is a program on this machine: it came by a unix socket, or both ends of the
+    /// connection have loopback addresses.
+    pub is_local: bool,
     /// Common name of a verified client certificate.
     pub common_name: Option<String>,
     /// Whether the connection is encrypted.
     pub secure: bool,
 }
 
+impl Peer {
+    /// A caller by TCP. `own` is our end of the connection.
+    pub fn tcp(address: SocketAddr, own: Option<SocketAddr>) -> Self {
+        let is_loopback = |address: SocketAddr| address.ip().to_canonical().is_loopback();
+        let is_local = is_loopback(address) && own.is_some_and(is_loopback);
+        Self { address: Some(address), is_local, ..Self::default() }
+    }
+}
+
 /// Everything about one call that is not its message.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct CallContext {
     /// Request headers, reserved ones included.
     pub headers: Rc<Head>,
@@ -46,9 +58,11 @@ impl CallContext {
     }
 
     /// The auth token: `token` first, else `authorization`, without `Bearer `.
+    ///
+    /// What is no text is no token of anybody: it comes as the empty text.
     pub fn token(&self) -> Option<&str> {
         let value = self.metadata("token").or_else(|| self.metadata("authorization"))?;
-        let value = std::str::from_utf8(value).ok()?;
+        let value = std::str::from_utf8(value).unwrap_or_default();
         Some(value.strip_prefix("Bearer ").unwrap_or(value))
     }
 }
@@ -83,6 +97,16 @@ pub(crate) fn parse_timeout(value: &[u8]) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn both_ends_of_a_local_connection_are_loopback() {
+        let is_local =
+            |address: &str, own: &str| Peer::tcp(address.parse().unwrap(), own.parse().ok()).is_local;
+        assert!(is_local("127.0.0.1:1", "127.0.0.1:2379") && is_local("[::1]:1", "[::1]:2379"));
+        assert!(is_local("[::ffff:127.0.0.2]:1", "127.0.0.1:2379"));
+        assert!(!is_local("192.0.2.1:1", "127.0.0.1:2379") && !is_local("127.0.0.1:1", "192.0.2.1:2379"));
+        assert!(!is_local("127.0.0.1:1", "gone"));
+    }
 
     #[test]
     fn timeouts() {

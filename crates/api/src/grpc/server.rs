@@ -272,7 +272,7 @@ where
                 let (service, metrics) = (Rc::new(service), shards[worker].clone());
                 match socket {
                     Socket::Tcp(socket, address) => {
-                        let peer = Peer { address: Some(address), ..Peer::default() };
+                        let peer = Peer::tcp(address, socket.local_addr().ok());
                         let Ok(socket) = TcpStream::from_std(socket) else { return };
                         if options.security.is_some() {
                             let socket = AnySocket::Tcp(socket);
@@ -282,7 +282,7 @@ where
                     }
                     Socket::Unix(socket) => {
                         let Ok(socket) = UnixStream::from_std(socket) else { return };
-                        let peer = Peer::default();
+                        let peer = Peer { is_local: true, ..Peer::default() };
                         if options.security.is_some() {
                             let socket = AnySocket::Unix(socket);
                             return serve_secure(socket, peer, service, &options, metrics, ticket).await;

@@ -18,9 +18,9 @@ use proto::{etcdserverpb as pb, mvccpb, v3electionpb as electionpb, v3lockpb as 
 use types::{KeyRange, LeaseId};
 
 use super::watch::Watcher;
-use super::{kv, lease};
+use super::{access, kv, lease};
 use crate::error::Error;
-use crate::grpc::{Code, Responses, Status};
+use crate::grpc::{CallContext, Code, Responses, Status};
 use crate::member::{Headers, Member};
 
 /// TTL of a lease that the server grants for a caller without one. Nobody keeps it alive.
@@ -29,20 +29,23 @@ const SESSION_TTL_SECONDS: i64 = 60;
 /// `Lock.Lock`. Dropping the future gives the place in the queue back.
 pub async fn lock<M: Member>(
     member: &Arc<M>,
+    context: &CallContext,
     request: lockpb::LockRequest,
 ) -> Result<lockpb::LockResponse, Error> {
-    try_lock(member, request).await.map_err(as_client_error)
+    try_lock(member, context, request).await.map_err(as_client_error)
 }
 
 async fn try_lock<M: Member>(
     member: &Arc<M>,
+    context: &CallContext,
     request: lockpb::LockRequest,
 ) -> Result<lockpb::LockResponse, Error> {
-    let lease = session_lease(&**member, request.lease).await?;
+    let lease = session_lease(&**member, context, request.lease).await?;
     let prefix = prefix_of(&request.name);
     let key = contender_key(&prefix, lease);
     let oldest = || op(Request::RequestRange(oldest_under(&prefix)));
-    let response = contend(&**member, &key, lease, Bytes::new(), vec![oldest()], vec![oldest()]).await?;
+    let response =
+        contend(&**member, context, &key, lease, Bytes::new(), vec![oldest()], vec![oldest()]).await?;
     let header = response.header;
     let mine = own_revision(&response)?;
     let owner = match response.responses.get(1).map(|response| &response.response) {
@@ -52,9 +55,10 @@ async fn try_lock<M: Member>(
     if owner.is_none_or(|owner| owner.create_revision == mine) {
         return Ok(lockpb::LockResponse { header, key });
     }
-    let place = Place::hold(member, &key);
-    wait_for_deletions(&**member, &prefix, mine - 1).await?;
-    let own = kv::range(&**member, pb::RangeRequest { key: key.clone(), ..Default::default() }).await?;
+    let place = Place::hold(member, context, &key);
+    wait_for_deletions(&**member, context, &prefix, mine - 1).await?;
+    let own =
+        kv::range(&**member, context, pb::RangeRequest { key: key.clone(), ..Default::default() }).await?;
     place.keep();
     if own.kvs.is_empty() {
         return Err(Error::Other("mutex: session is expired".to_owned()));
@@ -65,38 +69,41 @@ async fn try_lock<M: Member>(
 /// `Lock.Unlock`. An unknown key is fine.
 pub async fn unlock<M: Member>(
     member: &M,
+    context: &CallContext,
     request: lockpb::UnlockRequest,
 ) -> Result<lockpb::UnlockResponse, Error> {
     let delete = pb::DeleteRangeRequest { key: request.key, ..Default::default() };
-    let response = kv::delete_range(member, delete).await.map_err(as_client_error)?;
+    let response = kv::delete_range(member, context, delete).await.map_err(as_client_error)?;
     Ok(lockpb::UnlockResponse { header: response.header })
 }
 
 /// `Election.Campaign`. Dropping the future withdraws the candidate.
 pub async fn campaign<M: Member>(
     member: &Arc<M>,
+    context: &CallContext,
     request: electionpb::CampaignRequest,
 ) -> Result<electionpb::CampaignResponse, Error> {
-    try_campaign(member, request).await.map_err(as_client_error)
+    try_campaign(member, context, request).await.map_err(as_client_error)
 }
 
 async fn try_campaign<M: Member>(
     member: &Arc<M>,
+    context: &CallContext,
     request: electionpb::CampaignRequest,
 ) -> Result<electionpb::CampaignResponse, Error> {
-    let lease = session_lease(&**member, request.lease).await?;
+    let lease = session_lease(&**member, context, request.lease).await?;
     let prefix = prefix_of(&request.name);
     let key = contender_key(&prefix, lease);
-    let response = contend(&**member, &key, lease, request.value.clone(), vec![], vec![]).await?;
+    let response = contend(&**member, context, &key, lease, request.value.clone(), vec![], vec![]).await?;
     let rev = own_revision(&response)?;
-    let place = Place::hold(member, &key);
+    let place = Place::hold(member, context, &key);
     let leader = electionpb::LeaderKey { name: request.name, key: key.clone(), rev, lease: lease.0 };
     if let Some(existing) = own_record(&response)
         && existing.value != request.value
     {
-        put_if_created_at(&**member, &leader, request.value).await?;
+        put_if_created_at(&**member, context, &leader, request.value).await?;
     }
-    wait_for_deletions(&**member, &prefix, rev - 1).await?;
+    wait_for_deletions(&**member, context, &prefix, rev - 1).await?;
     place.keep();
     Ok(electionpb::CampaignResponse { header: response.header, leader: Some(leader) })
 }
@@ -104,37 +111,41 @@ async fn try_campaign<M: Member>(
 /// `Election.Proclaim`.
 pub async fn proclaim<M: Member>(
     member: &M,
+    context: &CallContext,
     request: electionpb::ProclaimRequest,
 ) -> Result<electionpb::ProclaimResponse, Error> {
     let leader = request.leader.ok_or_else(missing_leader)?;
-    session_lease(member, leader.lease).await.map_err(as_client_error)?;
-    let header = put_if_created_at(member, &leader, request.value).await.map_err(as_client_error)?;
+    session_lease(member, context, leader.lease).await.map_err(as_client_error)?;
+    let header = put_if_created_at(member, context, &leader, request.value).await.map_err(as_client_error)?;
     Ok(electionpb::ProclaimResponse { header })
 }
 
 /// `Election.Resign`. Not leading is fine.
 pub async fn resign<M: Member>(
     member: &M,
+    context: &CallContext,
     request: electionpb::ResignRequest,
 ) -> Result<electionpb::ResignResponse, Error> {
     let leader = request.leader.ok_or_else(missing_leader)?;
-    session_lease(member, leader.lease).await.map_err(as_client_error)?;
+    session_lease(member, context, leader.lease).await.map_err(as_client_error)?;
     let delete = pb::DeleteRangeRequest { key: leader.key.clone(), ..Default::default() };
     let txn = pb::TxnRequest {
         compare: vec![created_at(leader.key, leader.rev)],
         success: vec![op(Request::RequestDeleteRange(delete))],
         failure: vec![],
     };
-    let response = kv::txn(member, txn).await.map_err(as_client_error)?;
+    let response = kv::txn(member, context, txn).await.map_err(as_client_error)?;
     Ok(electionpb::ResignResponse { header: response.header })
 }
 
 /// `Election.Leader`.
 pub async fn leader<M: Member>(
     member: &M,
+    context: &CallContext,
     request: electionpb::LeaderRequest,
 ) -> Result<electionpb::LeaderResponse, Error> {
-    let reply = kv::range(member, oldest_under(&prefix_of(&request.name))).await.map_err(as_client_error)?;
+    let reply =
+        kv::range(member, context, oldest_under(&prefix_of(&request.name))).await.map_err(as_client_error)?;
     match reply.decode_kvs().map_err(as_client_error)?.pop() {
         Some(kv) => Ok(electionpb::LeaderResponse { header: reply.header, kv: Some(kv) }),
         None => Err(as_client_error(Error::Other("election: no leader".to_owned()))),
@@ -144,17 +155,19 @@ pub async fn leader<M: Member>(
 /// `Election.Observe`: the leader's value now, each new one, then the next leader's.
 pub async fn observe<M: Member>(
     member: &M,
+    context: &CallContext,
     request: electionpb::LeaderRequest,
     responses: &mut Responses,
 ) -> Result<(), Error> {
     let prefix = prefix_of(&request.name);
     loop {
-        let reply = kv::range(member, oldest_under(&prefix)).await.map_err(as_client_error)?;
+        let reply = kv::range(member, context, oldest_under(&prefix)).await.map_err(as_client_error)?;
         let read_revision = reply.header.map_or(0, |header| header.revision);
         let (revision, kv) = match reply.decode_kvs()?.pop() {
             Some(kv) => (read_revision, kv),
             None => {
-                let mut puts = watcher(member, prefix_range(&prefix), read_revision)?;
+                let end = prefix_end(&prefix);
+                let mut puts = watcher(member, context, prefix.clone(), end, read_revision).await?;
                 loop {
                     let event = or_gone(puts.next(), responses).await?;
                     if event.kind == EventKind::Put {
@@ -166,7 +179,7 @@ pub async fn observe<M: Member>(
         let key = kv.key.clone();
         let header = Some(member.header_at(revision));
         responses.send(&electionpb::LeaderResponse { header, kv: Some(kv) }).await?;
-        let mut changes = watcher(member, KeyRange::Single(key), revision + 1)?;
+        let mut changes = watcher(member, context, key, Bytes::new(), revision + 1).await?;
         loop {
             let event = or_gone(changes.next(), responses).await?;
             if event.kind == EventKind::Delete {
@@ -192,12 +205,12 @@ async fn or_gone<T>(
 }
 
 /// The lease to contend with: the caller's, or a new one.
-async fn session_lease<M: Member>(member: &M, id: i64) -> Result<LeaseId, Error> {
+async fn session_lease<M: Member>(member: &M, context: &CallContext, id: i64) -> Result<LeaseId, Error> {
     if id != 0 {
         return Ok(LeaseId(id));
     }
     let grant = pb::LeaseGrantRequest { id: 0, ttl: SESSION_TTL_SECONDS };
-    lease::grant(member, grant).await.map(|granted| LeaseId(granted.id))
+    lease::grant(member, context, grant).await.map(|granted| LeaseId(granted.id))
 }
 
 fn prefix_of(name: &[u8]) -> Bytes {
@@ -220,10 +233,6 @@ fn prefix_end(prefix: &[u8]) -> Bytes {
         }
     }
     Bytes::from_static(b"\0")
-}
-
-fn prefix_range(prefix: &Bytes) -> KeyRange {
-    KeyRange::from_wire(prefix.clone(), prefix_end(prefix))
 }
 
 fn oldest_under(prefix: &Bytes) -> pb::RangeRequest {
@@ -258,6 +267,7 @@ fn created_at(key: Bytes, revision: i64) -> pb::Compare {
 /// Enters the queue, or finds the own key there.
 async fn contend<M: Member>(
     member: &M,
+    context: &CallContext,
     key: &Bytes,
     lease: LeaseId,
     value: Bytes,
@@ -270,7 +280,7 @@ async fn contend<M: Member>(
     if_there.insert(0, op(Request::RequestRange(get)));
     let txn =
         pb::TxnRequest { compare: vec![created_at(key.clone(), 0)], success: if_new, failure: if_there };
-    kv::txn(member, txn).await
+    kv::txn(member, context, txn).await
 }
 
 /// The own key as it was found.
@@ -294,6 +304,7 @@ fn own_revision(response: &pb::TxnResponse) -> Result<i64, Error> {
 
 async fn put_if_created_at<M: Member>(
     member: &M,
+    context: &CallContext,
     leader: &electionpb::LeaderKey,
     value: Bytes,
 ) -> Result<Option<pb::ResponseHeader>, Error> {
@@ -303,7 +314,7 @@ async fn put_if_created_at<M: Member>(
         success: vec![op(Request::RequestPut(put))],
         failure: vec![],
     };
-    let response = kv::txn(member, txn).await?;
+    let response = kv::txn(member, context, txn).await?;
     match response.succeeded {
         true => Ok(response.header),
         false => Err(Error::Other("election: not leader".to_owned())),
@@ -313,6 +324,7 @@ async fn put_if_created_at<M: Member>(
 /// Returns when no key under the prefix is as old as `max_create_revision`.
 async fn wait_for_deletions<M: Member>(
     member: &M,
+    context: &CallContext,
     prefix: &Bytes,
     max_create_revision: i64,
 ) -> Result<(), Error> {
@@ -321,27 +333,39 @@ async fn wait_for_deletions<M: Member>(
             max_create_revision,
             ..by_creation(prefix, pb::range_request::SortOrder::Descend)
         };
-        let reply = kv::range(member, newest_before).await?;
+        let reply = kv::range(member, context, newest_before).await?;
         let Some(before) = reply.decode_kvs()?.pop() else { return Ok(()) };
         let revision = reply.header.map_or(0, |header| header.revision);
-        let mut changes = watcher(member, KeyRange::Single(before.key), revision)?;
+        let mut changes = watcher(member, context, before.key, Bytes::new(), revision).await?;
         while changes.next().await?.kind != EventKind::Delete {}
     }
 }
 
-fn watcher<M: Member>(member: &M, range: KeyRange, start_revision: i64) -> Result<Watcher, Error> {
+/// A watcher in the caller's name.
+async fn watcher<M: Member>(
+    member: &M,
+    context: &CallContext,
+    key: Bytes,
+    range_end: Bytes,
+    start_revision: i64,
+) -> Result<Watcher, Error> {
+    if member.shared().auth().is_enabled() {
+        Box::pin(access::may_read(member, context, &key, &range_end)).await?;
+    }
+    let range = KeyRange::from_wire(key, range_end);
     Watcher::new(member, range, start_revision).map_err(|error| Error::Other(error.to_string()))
 }
 
 /// A place in the queue that is given back unless it is kept.
 struct Place<M: Member> {
     member: Arc<M>,
+    context: CallContext,
     key: Option<Bytes>,
 }
 
 impl<M: Member> Place<M> {
-    fn hold(member: &Arc<M>, key: &Bytes) -> Self {
-        Self { member: member.clone(), key: Some(key.clone()) }
+    fn hold(member: &Arc<M>, context: &CallContext, key: &Bytes) -> Self {
+        Self { member: member.clone(), context: context.clone(), key: Some(key.clone()) }
     }
 
     fn keep(mut self) {
@@ -352,11 +376,11 @@ impl<M: Member> Place<M> {
 impl<M: Member> Drop for Place<M> {
     fn drop(&mut self) {
         let Some(key) = self.key.take() else { return };
-        let member = self.member.clone();
+        let (member, context) = (self.member.clone(), self.context.clone());
         // The caller has gone; the deletion goes on without it.
         tokio::task::spawn_local(async move {
             let delete = pb::DeleteRangeRequest { key, ..Default::default() };
-            if let Err(error) = kv::delete_range(&*member, delete).await {
+            if let Err(error) = kv::delete_range(&*member, &context, delete).await {
                 tracing::warn!(%error, "failed to delete the key of a contender that gave up");
             }
         });

@@ -12,8 +12,7 @@ use proto::etcdserverpb as pb;
 use super::{auth, cluster, concurrency, health, kv, lease, maintenance, watch};
 use crate::error::Error;
 use crate::grpc::{
-    Call, CallContext, Code, HttpBody, MethodId, MethodInfo, Peer, Reply, Requests, Responses, Service,
-    Shape, Status,
+    Call, CallContext, HttpBody, MethodId, MethodInfo, Peer, Reply, Requests, Responses, Service, Shape,
 };
 use crate::http::HttpSide;
 use crate::member::{ClientCall, Member};
@@ -130,7 +129,7 @@ impl<M: Member> EtcdService<M> {
     where
         Req: Message + Default + 'static,
         Res: Reply + 'static,
-        H: AsyncFnOnce(&M, Req) -> Result<Res, Error> + 'static,
+        H: AsyncFnOnce(&M, &CallContext, Req) -> Result<Res, Error> + 'static,
     {
         self.unary_on(call, id, voters_only, handler);
     }
@@ -144,13 +143,13 @@ impl<M: Member> EtcdService<M> {
     ) where
         Req: Message + Default + 'static,
         Res: Reply + 'static,
-        H: AsyncFnOnce(&M, Req) -> Result<Res, Error> + 'static,
+        H: AsyncFnOnce(&M, &CallContext, Req) -> Result<Res, Error> + 'static,
     {
         let this = self.clone();
         call.unary(id, async move |request: Req, context: CallContext| {
             let member = &*this.member;
             let outcome = match admit(member, &context, ClientCall::Unary, || on_learner(&request)) {
-                Ok(()) => handler(member, request).await,
+                Ok(()) => handler(member, &context, request).await,
                 Err(error) => Err(error),
             };
             outcome.map_err(|error| error.status_for(member.config().compat))
@@ -162,12 +161,12 @@ impl<M: Member> EtcdService<M> {
     where
         Req: Message + Default + 'static,
         Res: Reply + 'static,
-        H: AsyncFnOnce(&Arc<M>, Req) -> Result<Res, Error> + 'static,
+        H: AsyncFnOnce(&Arc<M>, &CallContext, Req) -> Result<Res, Error> + 'static,
     {
         let this = self.clone();
         call.unary_cancelable(id, async move |request: Req, context: CallContext| {
             let outcome = match admit(&*this.member, &context, ClientCall::Unary, || false) {
-                Ok(()) => handler(&this.member, request).await,
+                Ok(()) => handler(&this.member, &context, request).await,
                 Err(error) => Err(error),
             };
             outcome.map_err(|error| error.status_for(this.member.config().compat))
@@ -177,14 +176,14 @@ impl<M: Member> EtcdService<M> {
     fn server_stream<Req, H>(self: &Rc<Self>, call: Call, id: MethodId, on_learner: bool, handler: H)
     where
         Req: Message + Default + 'static,
-        H: AsyncFnOnce(&M, Req, &mut Responses) -> Result<(), Error> + 'static,
+        H: AsyncFnOnce(&M, &CallContext, Req, &mut Responses) -> Result<(), Error> + 'static,
     {
         let this = self.clone();
         call.server_stream(id, async move |request: Req, context, responses: &mut Responses| {
             let member = &*this.member;
             let work = async {
                 admit(member, &context, ClientCall::Stream, || on_learner)?;
-                handler(member, request, responses).await
+                handler(member, &context, request, responses).await
             };
             let outcome = with_leader(member, &context, work).await;
             outcome.map_err(|error| error.status_for(member.config().compat))
@@ -194,26 +193,17 @@ impl<M: Member> EtcdService<M> {
     fn bidi<Req, H>(self: &Rc<Self>, call: Call, id: MethodId, handler: H)
     where
         Req: Message + Default + 'static,
-        H: AsyncFnOnce(&M, Requests<Req>, &mut Responses) -> Result<(), Error> + 'static,
+        H: AsyncFnOnce(&M, &CallContext, Requests<Req>, &mut Responses) -> Result<(), Error> + 'static,
     {
         let this = self.clone();
         call.bidi(id, async move |requests: Requests<Req>, context, responses: &mut Responses| {
             let member = &*this.member;
             let work = async {
                 admit(member, &context, ClientCall::Stream, || false)?;
-                handler(member, requests, responses).await
+                handler(member, &context, requests, responses).await
             };
             let outcome = with_leader(member, &context, work).await;
             outcome.map_err(|error| error.status_for(member.config().compat))
-        });
-    }
-
-    /// A method that exists and that this server cannot do yet.
-    fn unsupported(self: &Rc<Self>, call: Call, id: MethodId) {
-        self.unary(call, id, async move |_: &M, (): ()| {
-            let method = METHODS[usize::from(id.0)].method;
-            let text = format!("etcdserver: {method} is not supported by this server yet");
-            Err::<(), _>(Error::Status(Status::new(Code::Unimplemented, text)))
         });
     }
 }
@@ -250,9 +240,13 @@ impl<M: Member> Service for EtcdService<M> {
             path::HASH => self.unary(call, id::HASH, maintenance::hash),
             path::HASH_KV => self.unary(call, id::HASH_KV, maintenance::hash_kv),
             path::SNAPSHOT => self.server_stream(call, id::SNAPSHOT, true, maintenance::snapshot),
-            path::MOVE_LEADER => self.waiting(call, id::MOVE_LEADER, async |member: &Arc<M>, request| {
-                maintenance::move_leader(&**member, request).await
-            }),
+            path::MOVE_LEADER => self.waiting(
+                call,
+                id::MOVE_LEADER,
+                async |member: &Arc<M>, context: &CallContext, request| {
+                    maintenance::move_leader(&**member, context, request).await
+                },
+            ),
             path::DOWNGRADE => self.unary(call, id::DOWNGRADE, maintenance::downgrade),
             path::AUTH_STATUS => self.unary(call, id::AUTH_STATUS, auth::status),
             path::AUTHENTICATE => self.unary(call, id::AUTHENTICATE, auth::authenticate),
@@ -268,21 +262,27 @@ impl<M: Member> Service for EtcdService<M> {
             path::LEADER => self.unary(call, id::LEADER, concurrency::leader),
             path::OBSERVE => self.server_stream(call, id::OBSERVE, false, concurrency::observe),
             path::RESIGN => self.unary(call, id::RESIGN, concurrency::resign),
-            path::AUTH_ENABLE => self.unsupported(call, id::AUTH_ENABLE),
-            path::AUTH_DISABLE => self.unsupported(call, id::AUTH_DISABLE),
-            path::USER_ADD => self.unsupported(call, id::USER_ADD),
-            path::USER_GET => self.unsupported(call, id::USER_GET),
-            path::USER_LIST => self.unsupported(call, id::USER_LIST),
-            path::USER_DELETE => self.unsupported(call, id::USER_DELETE),
-            path::USER_CHANGE_PASSWORD => self.unsupported(call, id::USER_CHANGE_PASSWORD),
-            path::USER_GRANT_ROLE => self.unsupported(call, id::USER_GRANT_ROLE),
-            path::USER_REVOKE_ROLE => self.unsupported(call, id::USER_REVOKE_ROLE),
-            path::ROLE_ADD => self.unsupported(call, id::ROLE_ADD),
-            path::ROLE_GET => self.unsupported(call, id::ROLE_GET),
-            path::ROLE_LIST => self.unsupported(call, id::ROLE_LIST),
-            path::ROLE_DELETE => self.unsupported(call, id::ROLE_DELETE),
-            path::ROLE_GRANT_PERMISSION => self.unsupported(call, id::ROLE_GRANT_PERMISSION),
-            path::ROLE_REVOKE_PERMISSION => self.unsupported(call, id::ROLE_REVOKE_PERMISSION),
+            path::AUTH_ENABLE => self.unary(call, id::AUTH_ENABLE, auth::enable),
+            path::AUTH_DISABLE => self.unary(call, id::AUTH_DISABLE, auth::disable),
+            path::USER_ADD => self.unary(call, id::USER_ADD, auth::user_add),
+            path::USER_GET => self.unary(call, id::USER_GET, auth::user_get),
+            path::USER_LIST => self.unary(call, id::USER_LIST, auth::user_list),
+            path::USER_DELETE => self.unary(call, id::USER_DELETE, auth::user_delete),
+            path::USER_CHANGE_PASSWORD => {
+                self.unary(call, id::USER_CHANGE_PASSWORD, auth::user_change_password)
+            }
+            path::USER_GRANT_ROLE => self.unary(call, id::USER_GRANT_ROLE, auth::user_grant_role),
+            path::USER_REVOKE_ROLE => self.unary(call, id::USER_REVOKE_ROLE, auth::user_revoke_role),
+            path::ROLE_ADD => self.unary(call, id::ROLE_ADD, auth::role_add),
+            path::ROLE_GET => self.unary(call, id::ROLE_GET, auth::role_get),
+            path::ROLE_LIST => self.unary(call, id::ROLE_LIST, auth::role_list),
+            path::ROLE_DELETE => self.unary(call, id::ROLE_DELETE, auth::role_delete),
+            path::ROLE_GRANT_PERMISSION => {
+                self.unary(call, id::ROLE_GRANT_PERMISSION, auth::role_grant_permission)
+            }
+            path::ROLE_REVOKE_PERMISSION => {
+                self.unary(call, id::ROLE_REVOKE_PERMISSION, auth::role_revoke_permission)
+            }
             _ => call.refuse_unknown(|name| METHODS.iter().any(|known| known.service == name)),
         }
     }

@@ -5,7 +5,7 @@
 use proto::health as pb;
 
 use crate::error::Error;
-use crate::grpc::{Code, Responses, Status};
+use crate::grpc::{CallContext, Code, Responses, Status};
 use crate::member::Member;
 
 fn response(status: pb::health_check_response::ServingStatus) -> pb::HealthCheckResponse {
@@ -17,6 +17,7 @@ const SERVING: pb::health_check_response::ServingStatus = pb::health_check_respo
 /// `Health.Check`.
 pub async fn check<M: Member>(
     _: &M,
+    _: &CallContext,
     request: pb::HealthCheckRequest,
 ) -> Result<pb::HealthCheckResponse, Error> {
     match request.service.is_empty() {
@@ -26,13 +27,18 @@ pub async fn check<M: Member>(
 }
 
 /// `Health.List`.
-pub async fn list<M: Member>(_: &M, _: pb::HealthListRequest) -> Result<pb::HealthListResponse, Error> {
+pub async fn list<M: Member>(
+    _: &M,
+    _: &CallContext,
+    _: pb::HealthListRequest,
+) -> Result<pb::HealthListResponse, Error> {
     Ok(pb::HealthListResponse { statuses: [(String::new(), response(SERVING))].into() })
 }
 
 /// `Health.Watch`: the state now; it does not change while the server runs.
 pub async fn watch<M: Member>(
     _: &M,
+    _: &CallContext,
     request: pb::HealthCheckRequest,
     responses: &mut Responses,
 ) -> Result<(), Error> {

@@ -15,11 +15,11 @@ use prost::Message;
 use prost::encoding::{encode_varint, encoded_len_varint};
 use proto::etcdserverpb as pb;
 use proto::mvccpb::KeyValue;
-use types::KeyRange;
+use types::{CompatVersion, KeyRange};
 
-use super::validate;
+use super::{access, validate};
 use crate::error::Error;
-use crate::grpc::{self, Code, Pieces, Responses, Status, write_prefix};
+use crate::grpc::{self, CallContext, Code, Pieces, Responses, Status, write_prefix};
 use crate::member::{Headers, Member, ReadKind, ReadTimes};
 
 /// Keys that a read may take up on the thread of its connection.
@@ -114,11 +114,15 @@ impl grpc::Reply for StreamedRange {
 }
 
 /// `KV.Range`.
-pub async fn range<M: Member>(member: &M, request: pb::RangeRequest) -> Result<RangeReply, Error> {
+pub async fn range<M: Member>(
+    member: &M,
+    context: &CallContext,
+    request: pb::RangeRequest,
+) -> Result<RangeReply, Error> {
     let compat = member.config().compat;
     validate::range(&request, compat)?;
     let query = apply::range::query(&request, compat);
-    let reading = read(member.store(), query);
+    let reading = access::read(member, context, |access| access.range(&request), read(member.store(), query));
     let result = timed(member, ReadKind::Range, request.serializable, reading).await?;
     let header = Some(member.header_at(result.revision));
     Ok(RangeReply { header, kvs: result.kvs, more: result.more, count: result.count })
@@ -190,6 +194,7 @@ pub(super) async fn off_thread<T: Send + 'static>(
 /// `KV.RangeStream`.
 pub async fn range_stream<M: Member>(
     member: &M,
+    context: &CallContext,
     request: pb::RangeRequest,
     responses: &mut Responses,
 ) -> Result<(), Error> {
@@ -215,13 +220,16 @@ pub async fn range_stream<M: Member>(
     if !request.serializable {
         member.read_index().await?;
     }
-    if request.count_only {
+    let streaming = async {
+        if !request.count_only {
+            return stream_parts(member, query, responses).await;
+        }
         let result = read(member.store(), query).await?;
         let header = Some(member.header_at(result.revision));
         let reply = RangeReply { header, count: result.count, ..Default::default() };
-        return Ok(responses.send(&StreamedRange(reply)).await?);
-    }
-    stream_parts(member, query, responses).await
+        Ok(responses.send(&StreamedRange(reply)).await?)
+    };
+    access::read(member, context, |access| access.range(&request), streaming).await
 }
 
 async fn stream_parts<M: Member>(
@@ -292,11 +300,15 @@ fn unimplemented(text: &'static str) -> Error {
 }
 
 /// `KV.Put`.
-pub async fn put<M: Member>(member: &M, request: pb::PutRequest) -> Result<pb::PutResponse, Error> {
+pub async fn put<M: Member>(
+    member: &M,
+    context: &CallContext,
+    request: pb::PutRequest,
+) -> Result<pb::PutResponse, Error> {
     check_quota(member, quota::put_cost(&request)).await?;
     validate::put(&request)?;
     let request = pb::InternalRaftRequest { put: Some(request), ..Default::default() };
-    match member.propose(request).await? {
+    match access::propose(member, context, request).await? {
         Reply::Put(mut response) => {
             member.complete(&mut response.header);
             Ok(response)
@@ -308,11 +320,12 @@ pub async fn put<M: Member>(member: &M, request: pb::PutRequest) -> Result<pb::P
 /// `KV.DeleteRange`.
 pub async fn delete_range<M: Member>(
     member: &M,
+    context: &CallContext,
     request: pb::DeleteRangeRequest,
 ) -> Result<pb::DeleteRangeResponse, Error> {
     validate::delete_range(&request)?;
     let request = pb::InternalRaftRequest { delete_range: Some(request), ..Default::default() };
-    match member.propose(request).await? {
+    match access::propose(member, context, request).await? {
         Reply::DeleteRange(mut response) => {
             member.complete(&mut response.header);
             Ok(response)
@@ -322,15 +335,19 @@ pub async fn delete_range<M: Member>(
 }
 
 /// `KV.Txn`.
-pub async fn txn<M: Member>(member: &M, request: pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
+pub async fn txn<M: Member>(
+    member: &M,
+    context: &CallContext,
+    request: pb::TxnRequest,
+) -> Result<pb::TxnResponse, Error> {
     check_quota(member, quota::txn_cost(&request)).await?;
     let config = member.config();
     validate::txn(&request, config.max_txn_ops, config.compat)?;
     let mut response = if apply::is_read_only(&request) {
-        read_txn(member, request).await?
+        read_txn(member, context, request).await?
     } else {
         let request = pb::InternalRaftRequest { txn: Some(request), ..Default::default() };
-        match member.propose(request).await? {
+        match access::propose(member, context, request).await? {
             Reply::Txn(response) => response,
             other => return Err(unexpected(&other)),
         }
@@ -339,16 +356,33 @@ pub async fn txn<M: Member>(member: &M, request: pb::TxnRequest) -> Result<pb::T
     Ok(response)
 }
 
-async fn read_txn<M: Member>(member: &M, request: pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
+async fn read_txn<M: Member>(
+    member: &M,
+    context: &CallContext,
+    request: pb::TxnRequest,
+) -> Result<pb::TxnResponse, Error> {
     let (compat, serializable) = (member.config().compat, apply::is_serializable(&request));
     let reading = async {
-        if is_small(&request) {
-            return Ok(apply::read_txn(member.store(), &request, compat)?);
+        if member.shared().auth().is_enabled() {
+            let checked = request.clone();
+            let running = run_read_txn(member, request, compat);
+            return Box::pin(access::read(member, context, |access| access.txn(&checked), running)).await;
         }
-        let store = member.store().clone();
-        Ok(off_thread(move || apply::read_txn(&store, &request, compat)).await??)
+        run_read_txn(member, request, compat).await
     };
     timed(member, ReadKind::ReadonlyTxn, serializable, reading).await
+}
+
+async fn run_read_txn<M: Member>(
+    member: &M,
+    request: pb::TxnRequest,
+    compat: CompatVersion,
+) -> Result<pb::TxnResponse, Error> {
+    if is_small(&request) {
+        return Ok(apply::read_txn(member.store(), &request, compat)?);
+    }
+    let store = member.store().clone();
+    Ok(off_thread(move || apply::read_txn(&store, &request, compat)).await??)
 }
 
 /// Whether a transaction looks at single keys only.
@@ -365,11 +399,13 @@ fn is_small(request: &pb::TxnRequest) -> bool {
 /// `KV.Compact`.
 pub async fn compact<M: Member>(
     member: &M,
+    context: &CallContext,
     request: pb::CompactionRequest,
 ) -> Result<pb::CompactionResponse, Error> {
+    access::administrate(member, context).await?;
     let physical = request.physical;
     let request = pb::InternalRaftRequest { compaction: Some(Box::new(request)), ..Default::default() };
-    let outcome = member.propose(request).await;
+    let outcome = access::propose(member, context, request).await;
     if physical && matches!(outcome, Ok(_) | Err(Error::Compacted)) {
         member.compaction_finished().await?;
     }

@@ -11,9 +11,10 @@ use proto::membershippb::DowngradeInfoSetRequest;
 use sha2::{Digest, Sha256};
 use types::{CompatVersion, MemberId, Version};
 
+use super::access;
 use super::kv::{off_thread, unexpected};
 use crate::error::Error;
-use crate::grpc::Responses;
+use crate::grpc::{CallContext, Responses};
 use crate::member::{Headers, Member};
 
 /// Upstream's size of a snapshot message.
@@ -22,13 +23,22 @@ const SNAPSHOT_BLOB_BYTES: usize = 32 * 1024;
 const SNAPSHOT_READ_BYTES: usize = 32 * SNAPSHOT_BLOB_BYTES;
 
 /// `Maintenance.Alarm`. Listing goes through the log as well.
-pub async fn alarm<M: Member>(member: &M, request: pb::AlarmRequest) -> Result<pb::AlarmResponse, Error> {
+pub async fn alarm<M: Member>(
+    member: &M,
+    context: &CallContext,
+    request: pb::AlarmRequest,
+) -> Result<pb::AlarmResponse, Error> {
     // Upstream ends its process on an action outside the protocol.
-    if pb::alarm_request::AlarmAction::try_from(request.action).is_err() {
-        return Err(Error::UnknownMethod);
+    match pb::alarm_request::AlarmAction::try_from(request.action) {
+        Ok(pb::alarm_request::AlarmAction::Get) => access::require(member, context).await?,
+        Ok(_) => access::administrate(member, context).await?,
+        Err(_) => {
+            access::administrate(member, context).await?;
+            return Err(Error::UnknownMethod);
+        }
     }
     let request = pb::InternalRaftRequest { alarm: Some(Box::new(request)), ..Default::default() };
-    match member.propose(request).await? {
+    match access::propose(member, context, request).await? {
         Reply::Alarm(mut response) => {
             member.complete(&mut response.header);
             Ok(response)
@@ -38,7 +48,15 @@ pub async fn alarm<M: Member>(member: &M, request: pb::AlarmRequest) -> Result<p
 }
 
 /// `Maintenance.Status`.
-pub async fn status<M: Member>(member: &M, _: pb::StatusRequest) -> Result<pb::StatusResponse, Error> {
+pub async fn status<M: Member>(
+    member: &M,
+    context: &CallContext,
+    _: pb::StatusRequest,
+) -> Result<pb::StatusResponse, Error> {
+    match member.config().compat {
+        CompatVersion::V3_5 => access::administrate(member, context).await?,
+        _ => access::require(member, context).await?,
+    }
     let (config, raft) = (member.config(), member.raft());
     let mut errors = Vec::new();
     if raft.leader.is_none() {
@@ -89,22 +107,34 @@ fn alarm_text(alarm: &pb::AlarmMember) -> String {
 /// `Maintenance.Defragment`. No header.
 pub async fn defragment<M: Member>(
     member: &M,
+    context: &CallContext,
     _: pb::DefragmentRequest,
 ) -> Result<pb::DefragmentResponse, Error> {
+    access::maintain(member, context).await?;
     let backend = member.backend().clone();
     off_thread(move || backend.defragment()).await??;
     Ok(pb::DefragmentResponse::default())
 }
 
 /// `Maintenance.Hash`.
-pub async fn hash<M: Member>(member: &M, _: pb::HashRequest) -> Result<pb::HashResponse, Error> {
+pub async fn hash<M: Member>(
+    member: &M,
+    context: &CallContext,
+    _: pb::HashRequest,
+) -> Result<pb::HashResponse, Error> {
+    access::maintain(member, context).await?;
     let backend = member.backend().clone();
     let hash = off_thread(move || backend.hash()).await??;
     Ok(pb::HashResponse { header: Some(member.header()), hash })
 }
 
 /// `Maintenance.HashKV`.
-pub async fn hash_kv<M: Member>(member: &M, request: pb::HashKvRequest) -> Result<pb::HashKvResponse, Error> {
+pub async fn hash_kv<M: Member>(
+    member: &M,
+    context: &CallContext,
+    request: pb::HashKvRequest,
+) -> Result<pb::HashKvResponse, Error> {
+    access::maintain(member, context).await?;
     let store = member.store().clone();
     let hash = off_thread(move || store.hash_kv(request.revision)).await??;
     let hash_revision = match member.config().compat {
@@ -122,9 +152,11 @@ pub async fn hash_kv<M: Member>(member: &M, request: pb::HashKvRequest) -> Resul
 /// `Maintenance.Snapshot`: the file in pieces, then its SHA-256. No headers.
 pub async fn snapshot<M: Member>(
     member: &M,
+    context: &CallContext,
     _: pb::SnapshotRequest,
     responses: &mut Responses,
 ) -> Result<(), Error> {
+    access::maintain(member, context).await?;
     let version = match member.config().compat {
         CompatVersion::V3_5 => String::new(),
         _ => member.storage_version().map(|version| version.to_string()).unwrap_or_default(),
@@ -166,8 +198,10 @@ pub async fn snapshot<M: Member>(
 /// `Maintenance.MoveLeader`. No header.
 pub async fn move_leader<M: Member>(
     member: &M,
+    context: &CallContext,
     request: pb::MoveLeaderRequest,
 ) -> Result<pb::MoveLeaderResponse, Error> {
+    access::administrate(member, context).await?;
     let leader = member.raft().leader;
     if leader != Some(member.config().member_id) {
         return Err(Error::NotLeader);
@@ -186,8 +220,10 @@ pub async fn move_leader<M: Member>(
 /// `Maintenance.Downgrade`. A job that was begun is carried out by the members, see crate `server`.
 pub async fn downgrade<M: Member>(
     member: &M,
+    context: &CallContext,
     request: pb::DowngradeRequest,
 ) -> Result<pb::DowngradeResponse, Error> {
+    access::administrate(member, context).await?;
     use pb::downgrade_request::DowngradeAction;
     let action = DowngradeAction::try_from(request.action).map_err(|_| Error::UnknownMethod)?;
     let done = match action {

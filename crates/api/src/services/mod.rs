@@ -4,6 +4,7 @@
 //! [`Member`](crate::member::Member) behind; the JSON gateway and tests call them directly. What
 //! surrounds each call (the interceptor of upstream) is `admit`.
 
+pub mod access;
 pub mod auth;
 pub mod cluster;
 pub mod concurrency;
@@ -12,8 +13,10 @@ pub mod health;
 pub mod kv;
 pub mod lease;
 pub mod maintenance;
+pub mod passwords;
 mod signal;
 mod validate;
 pub mod watch;
 
 pub use dispatch::EtcdService;
+pub use passwords::Passwords;

@@ -8,7 +8,8 @@
 //! **Source**: etcd `server/etcdserver/api/v3rpc/watch.go`.
 
 use std::future::poll_fn;
-use std::task::Poll;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use mvcc::watch::{Batch, CreateError, Filters, Outgoing, Stream, WatchId, WatchRequest};
@@ -17,9 +18,10 @@ use prost::Message;
 use proto::{etcdserverpb as pb, mvccpb};
 use types::KeyRange;
 
+use super::access;
 use super::signal::Signal;
 use crate::error::Error;
-use crate::grpc::{PREFIX_LEN, Requests, Responses, write_prefix};
+use crate::grpc::{CallContext, PREFIX_LEN, Requests, Responses, write_prefix};
 use crate::member::{Headers, Member};
 
 /// A response of at least this much more than the largest request is sent in fragments.
@@ -34,6 +36,7 @@ const NO_WATCH: WatchId = -1;
 /// `Watch.Watch`.
 pub async fn watch<M: Member>(
     member: &M,
+    context: &CallContext,
     requests: Requests<pb::WatchRequest>,
     responses: &mut Responses,
 ) -> Result<(), Error> {
@@ -41,7 +44,8 @@ pub async fn watch<M: Member>(
     let notified = signal.clone();
     let stream = member.hub().stream(move || notified.raise());
     let out = Outbox::new(member.config().max_request_bytes + FRAGMENT_OVERHEAD_BYTES);
-    let mut session = Session { member, stream, signal, requests: Some(requests), out };
+    let mut session =
+        Session { member, context, stream, signal, requests: Some(requests), checking: None, out };
     loop {
         session.next_work(responses).await?;
         session.send_ready(responses).await?;
@@ -50,18 +54,30 @@ pub async fn watch<M: Member>(
 
 struct Session<'a, M> {
     member: &'a M,
+    context: &'a CallContext,
     stream: Stream,
     signal: Signal,
     /// `None` when the caller has closed its side.
     requests: Option<Requests<pb::WatchRequest>>,
+    /// The create request whose permission is being looked up; later requests wait for it.
+    checking: Option<Checking<'a>>,
     out: Outbox,
 }
 
-impl<M: Member> Session<'_, M> {
+/// A create request, and whether the caller may have it.
+struct Checking<'a> {
+    request: pb::WatchCreateRequest,
+    verdict: Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>>,
+}
+
+impl<'a, M: Member> Session<'a, M> {
     /// Waits until there may be something to send, handling what the caller asks meanwhile.
     async fn next_work(&mut self, responses: &mut Responses) -> Result<(), Error> {
         let mut handled = 0;
         poll_fn(|cx| {
+            if !self.finish_check(cx) {
+                return self.poll_ready(cx, responses, handled);
+            }
             while let Some(requests) = &mut self.requests
                 && handled < REQUESTS_PER_ROUND
             {
@@ -69,6 +85,9 @@ impl<M: Member> Session<'_, M> {
                     Poll::Ready(Some(Ok(request))) => {
                         handled += 1;
                         self.handle(request);
+                        if !self.finish_check(cx) {
+                            break;
+                        }
                     }
                     Poll::Ready(Some(Err(status))) if status.code == crate::grpc::Code::Canceled => {
                         return Poll::Ready(Err(Error::WatchCanceled));
@@ -78,18 +97,27 @@ impl<M: Member> Session<'_, M> {
                     Poll::Pending => break,
                 }
             }
-            if self.signal.poll_lower(cx).is_ready() || handled > 0 {
-                return Poll::Ready(Ok(()));
-            }
-            responses.poll_gone(cx).map(|()| Err(Error::WatchCanceled))
+            self.poll_ready(cx, responses, handled)
         })
         .await
+    }
+
+    fn poll_ready(
+        &mut self,
+        cx: &mut Context<'_>,
+        responses: &mut Responses,
+        handled: usize,
+    ) -> Poll<Result<(), Error>> {
+        if self.signal.poll_lower(cx).is_ready() || handled > 0 || !self.out.buffer.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        responses.poll_gone(cx).map(|()| Err(Error::WatchCanceled))
     }
 
     fn handle(&mut self, request: pb::WatchRequest) {
         use pb::watch_request::RequestUnion;
         match request.request_union {
-            Some(RequestUnion::CreateRequest(request)) => self.create(request),
+            Some(RequestUnion::CreateRequest(request)) => self.check(request),
             Some(RequestUnion::CancelRequest(request)) => {
                 // Nothing is said about an id that is not in use.
                 self.stream.cancel(request.watch_id);
@@ -99,8 +127,40 @@ impl<M: Member> Session<'_, M> {
         }
     }
 
+    /// Begins a create request. A start in the past of everything is refused before permissions are
+    /// looked at.
+    fn check(&mut self, mut request: pb::WatchCreateRequest) {
+        if request.key.is_empty() {
+            request.key = Bytes::from_static(b"\0");
+        }
+        if request.start_revision < 0 || !self.member.shared().auth().is_enabled() {
+            return self.create(request);
+        }
+        let (member, context) = (self.member, self.context);
+        let (key, range_end) = (request.key.clone(), request.range_end.clone());
+        let verdict = Box::pin(async move { access::may_read(member, context, &key, &range_end).await });
+        self.checking = Some(Checking { request, verdict });
+    }
+
+    /// Goes on with the create request that was being checked. False while it still is.
+    fn finish_check(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(checking) = &mut self.checking else { return true };
+        let Poll::Ready(verdict) = checking.verdict.as_mut().poll(cx) else { return false };
+        let Some(Checking { request, .. }) = self.checking.take() else { return true };
+        match verdict {
+            Ok(()) => self.create(request),
+            Err(error) => self.refuse(go_status(&error)),
+        }
+        true
+    }
+
     fn create(&mut self, request: pb::WatchCreateRequest) {
-        let Err(error) = self.stream.create(hub_request(request)) else { return };
+        if let Err(error) = self.stream.create(hub_request(request)) {
+            self.refuse(error.to_string());
+        }
+    }
+
+    fn refuse(&mut self, cancel_reason: String) {
         // Answers stand in the order of the requests.
         self.encode_ready();
         let refusal = pb::WatchResponse {
@@ -108,7 +168,7 @@ impl<M: Member> Session<'_, M> {
             watch_id: NO_WATCH,
             created: true,
             canceled: true,
-            cancel_reason: error.to_string(),
+            cancel_reason,
             ..Default::default()
         };
         self.out.push(&refusal, b"");
@@ -143,12 +203,21 @@ impl<M: Member> Session<'_, M> {
     }
 }
 
+/// A refusal as Go prints a status. Whatever went wrong while permissions were looked at means no.
+fn go_status(error: &Error) -> String {
+    let error = match error {
+        Error::InvalidAuthToken | Error::AuthOldRevision | Error::UserEmpty => error,
+        _ => &Error::PermissionDenied,
+    };
+    let status = error.status();
+    format!("rpc error: code = {} desc = {}", status.code.name(), status.message)
+}
+
 /// A create request as the hub wants it.
 fn hub_request(request: pb::WatchCreateRequest) -> WatchRequest {
-    let key = if request.key.is_empty() { Bytes::from_static(b"\0") } else { request.key };
     WatchRequest {
         id: (request.watch_id != 0).then_some(request.watch_id),
-        range: KeyRange::from_wire(key, request.range_end),
+        range: KeyRange::from_wire(request.key, request.range_end),
         start_revision: request.start_revision,
         filters: Filters::from_wire(request.filters),
         prev_kv: request.prev_kv,

@@ -13,7 +13,7 @@ use api::error::PREFIX;
 use api::grpc::{self, Listener, Options, Serving, Workers};
 use api::http::HttpSide;
 use api::member::{ClientCall, Config, LeaseTimes, Member, RaftStatus};
-use api::services::EtcdService;
+use api::services::{EtcdService, Passwords};
 use apply::{Alarms, Applier, FollowUp, Quota, Reply, Shared};
 use backend::Backend;
 use env::sim::SimDisk;
@@ -50,6 +50,7 @@ pub struct FakeMember {
     next_lease: AtomicI64,
     /// Proposals wait while this is set, until the caller gives up.
     pub stuck: AtomicBool,
+    passwords: Passwords,
 }
 
 struct Machine {
@@ -85,7 +86,8 @@ impl FakeMember {
         let mut lessor = Lessor::new(lease::Options::default());
         lessor.promote(Duration::ZERO, Duration::ZERO);
         let shared = Arc::new(Shared::new(cluster, Alarms::default(), lessor));
-        let options = apply::Options { member: MEMBER, compat: config.compat, quota: config.quota };
+        let options =
+            apply::Options { member: MEMBER, compat: config.compat, quota: config.quota, bcrypt_cost: 4 };
         let applier = Applier::new(options, backend.clone(), store.clone(), shared.clone());
         let raft = RaftStatus {
             leader: Some(MEMBER),
@@ -112,6 +114,7 @@ impl FakeMember {
             moved_to: Mutex::default(),
             next_lease: AtomicI64::new(0x7000),
             stuck: AtomicBool::new(false),
+            passwords: Passwords::new(4),
         })
     }
 
@@ -125,7 +128,7 @@ impl FakeMember {
         let mut machine = self.machine.lock();
         let index = machine.next_index;
         machine.next_index += 1;
-        request.header = Some(pb::RequestHeader { id: (MEMBER.0 << 48) | index, ..Default::default() });
+        request.header.get_or_insert_default().id = (MEMBER.0 << 48) | index;
         if request.encoded_len() > self.config.max_request_bytes {
             return Err(Error::RequestTooLarge);
         }
@@ -213,9 +216,24 @@ impl Member for FakeMember {
         Ok(())
     }
 
-    async fn change_members(&self, change: membership::ConfChange) -> Result<(), Error> {
+    async fn change_members(&self, change: membership::ConfChange, _: Option<&str>) -> Result<(), Error> {
         self.fail()?;
         Ok(self.shared.cluster().validate(&change)?)
+    }
+
+    async fn wait_applied(&self, index: u64) -> Result<(), Error> {
+        while self.raft.lock().applied_index < index {
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    fn passwords(&self) -> &Passwords {
+        &self.passwords
+    }
+
+    fn now(&self) -> Duration {
+        *self.now.lock()
     }
 
     fn unix_seconds(&self) -> u64 {

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod auth;
 mod check;
 mod defrag;
 mod dump;
@@ -22,6 +23,8 @@ pub type Invocation = cli::Invocation<Run>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Run {
+    AuthDisable,
+    AuthResetRoot,
     Backup,
     Check,
     CheckV2Store,
@@ -40,6 +43,8 @@ pub enum Run {
 /// Carries out a command that works on files.
 pub fn run(run: Run, invocation: &Invocation) -> Result<(), Failure> {
     match run {
+        Run::AuthDisable => auth::run_disable(invocation),
+        Run::AuthResetRoot => auth::run_reset_root(invocation),
         Run::Backup => Err(Failure::error(
             "backup is for data of etcd 2 and gone since etcd 3.6: save a running member with `etcdctl snapshot \
              save FILE`, or copy the data directory of a stopped one",

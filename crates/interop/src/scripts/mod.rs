@@ -1,8 +1,10 @@
 //! The interactions that are run against two servers, by topic. Together well over 150.
 
+pub mod ctl_auth;
 pub mod ctl_cluster;
 pub mod ctl_concurrency;
 pub mod ctl_data;
+pub mod ctl_formats;
 pub mod http;
 pub mod kv;
 pub mod lease;

@@ -10,6 +10,7 @@ use super::flags::IGNORED;
 use super::load::Notice;
 use super::removed::{self, REMOVED, Removed};
 use super::scalars::quote;
+use super::secrets;
 use super::table::{SETTINGS, flag, variable_name};
 
 /// Variables in the order of the process environment.
@@ -57,11 +58,14 @@ pub(super) fn read(variables: &Variables, given: &BTreeSet<&'static str>, config
             continue;
         }
         match take(name, value, config, &mut read) {
-            Ok(()) => read.notices.push(
-                Notice::info("recognized and used environment variable")
-                    .field("variable-name", variable)
-                    .field("variable-value", value.to_owned()),
-            ),
+            Ok(()) => {
+                let shown = secrets::shown(&variable, value).to_owned();
+                read.notices.push(
+                    Notice::info("recognized and used environment variable")
+                        .field("variable-name", variable)
+                        .field("variable-value", shown),
+                );
+            }
             Err(reason) => {
                 read.fault = Some(format!("invalid value {} for {variable}: {reason}", quote(value)));
             }
@@ -100,7 +104,7 @@ fn look_at_the_rest(
         if key.starts_with("ETCD_") {
             read.notices.push(
                 Notice::warn("unrecognized environment variable")
-                    .field("environment-variable", format!("{key}={value}")),
+                    .field("environment-variable", format!("{key}={}", secrets::shown(key, value))),
             );
         }
     }

@@ -12,6 +12,7 @@
 //!
 //! Source: behaviour of etcd 3.7.1 `server/embed/config.go`, `server/etcdmain`, `pkg/flags`.
 
+pub mod auth_token;
 pub mod duration;
 mod environment;
 mod file;
@@ -20,6 +21,7 @@ pub mod gates;
 mod load;
 mod removed;
 pub mod scalars;
+pub mod secrets;
 pub mod startup;
 pub mod table;
 mod unsupported;
@@ -255,6 +257,8 @@ pub struct Config {
 
     /// Token provider and its options.
     pub auth_token: String,
+    /// `on`: an empty kind of tokens lets local callers manage users; `off`: it lets nobody.
+    pub auth_recovery: String,
     /// Cost of a password hash.
     pub bcrypt_cost: u64,
     /// Idle lifetime of simple tokens.
@@ -374,6 +378,7 @@ impl Default for Config {
             cors: vec!["*".to_owned()],
             host_whitelist: vec!["*".to_owned()],
             auth_token: "simple".to_owned(),
+            auth_recovery: "on".to_owned(),
             bcrypt_cost: 10,
             auth_token_ttl_seconds: 300,
             enable_pprof: false,

@@ -410,6 +410,7 @@ pub static SETTINGS: &[Setting] = &[
     row(Section::FileOnly, "discovery-config.client.max-request-bytes", File::Same, Slot::Int(at!(discovery.max_request_bytes)), None, ""),
     row(Section::FileOnly, "discovery-config.client.max-recv-bytes", File::Same, Slot::Int(at!(discovery.max_recv_bytes)), None, ""),
     row(Section::Auth, "auth-token", File::Same, Slot::Text(at!(auth_token)), None, "Kind of auth token and its options: simple or jwt,..."),
+    row(Section::Auth, "auth-recovery", File::Same, Slot::Choice(at!(auth_recovery), &["on", "off"]), None, "Whether an empty --auth-token lets callers on this machine without credentials manage users, roles and the auth switch, for a forgotten root password. Not a flag of etcd."),
     row(Section::Auth, "bcrypt-cost", File::Same, Slot::Uint(at!(bcrypt_cost)), None, "Cost of hashing a password, 4 to 31."),
     row(Section::Auth, "auth-token-ttl", File::Same, Slot::Uint(at!(auth_token_ttl_seconds)), None, "Seconds that an unused simple token lives."),
     row(Section::Monitoring, "enable-pprof", File::Same, Slot::Bool(at!(enable_pprof)), None, "Serve profiles under /debug/pprof/ on the client URLs."),

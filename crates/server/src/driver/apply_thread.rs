@@ -194,6 +194,9 @@ impl ApplyThread {
 
     fn finish(&mut self, applied: Applied, events: &mut Vec<Arc<RevisionEvents>>) {
         events.extend(applied.events);
+        if let Some(note) = &applied.note {
+            log_note(note);
+        }
         match applied.follow_up {
             None => {}
             Some(FollowUp::Compact(job)) => {
@@ -330,9 +333,6 @@ impl ApplyThread {
         log::info!("applying snapshot", "incoming-leader-snapshot-index" => index);
         let received = self.snap_dir.join(wal::snap::db_file_name(index));
         let installed = self.applier.install(&received, snapshot)?;
-        if backend::schema::auth_enabled(&self.backend.view())? {
-            return Err(InstallError::Auth);
-        }
         if installed.lost_leases > 0 {
             log::warn!("keys name leases that do not exist; they stay without a lease", "count" => installed.lost_leases);
         }
@@ -389,6 +389,19 @@ impl ApplyThread {
     }
 }
 
+/// A change of users or roles.
+fn log_note(note: &auth::Note) {
+    let fields: Vec<log::Field<'_>> = note
+        .fields
+        .iter()
+        .map(|(name, values)| match &values[..] {
+            [value] if !name.ends_with("roles") => (*name, value.as_str().into()),
+            values => (*name, values.into()),
+        })
+        .collect();
+    log::info(note.message, &fields);
+}
+
 /// Why a received snapshot was not installed.
 #[derive(Debug, thiserror::Error)]
 enum InstallError {
@@ -398,11 +411,6 @@ enum InstallError {
     Files(#[from] wal::snap::Error),
     #[error("received snapshot: {0}")]
     Backend(#[from] backend::Error),
-    #[error(
-        "received snapshot: authentication is enabled in this cluster and this version does not support it yet: \
-         the member would be open to everybody; it stops"
-    )]
-    Auth,
 }
 
 /// Requests of a batch by kind and outcome. Neighbours of the same kind count as one line, so that

@@ -19,6 +19,7 @@
 
 mod capture;
 mod encode;
+mod events;
 mod sampler;
 mod sink;
 mod value;
@@ -158,6 +159,7 @@ pub fn configure(settings: &Settings) -> Result<(), OpenSinkError> {
     let logger = Logger { format: settings.format, sinks: Mutex::new(sinks), sampler: Sampler::new() };
     global().store(Arc::new(logger));
     set_level(settings.level);
+    events::listen();
     Ok(())
 }
 

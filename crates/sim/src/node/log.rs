@@ -25,6 +25,8 @@ pub(super) enum Work {
 pub(super) struct Log {
     pub(super) queue: VecDeque<Work>,
     round: Option<Round>,
+    /// Index of the newest snapshot in the log.
+    newest_snapshot: u64,
     /// What a planted bug has not written yet.
     held: Option<Entry>,
 }
@@ -133,6 +135,10 @@ impl Node {
     }
 
     fn save_snapshot(&mut self, running: &mut Running, snapshot: &Snapshot) -> Result<(), Stop> {
+        if snapshot.position.index <= running.log.newest_snapshot {
+            return Ok(());
+        }
+        running.log.newest_snapshot = snapshot.position.index;
         wal::snap::save(&self.disk, &Self::snap_dir(), snapshot)?;
         let (position, conf_state) = (snapshot.position, Some(snapshot.conf_state.clone()));
         running.wal.save_snapshot(&WalSnapshot { position, conf_state })?;

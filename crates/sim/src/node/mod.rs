@@ -205,6 +205,8 @@ impl Node {
             no_sync: ctx.bug == Some(Bug::NoSync),
             wal_segment_bytes: profile.segment_bytes,
             seed: ctx.random.next_u64(),
+            tokens: Default::default(),
+            bcrypt_cost: 4,
         }
     }
 
