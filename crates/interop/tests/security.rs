@@ -80,6 +80,8 @@ impl Guide {
             let sign = "x509 -req -CA ca.crt -CAkey ca.key -CAcreateserial -days 2";
             openssl(dir, &format!("{sign} -in {name}.csr -out {name}.crt {extensions}"));
         }
+        openssl(dir, "genrsa -out jwt.key 2048");
+        openssl(dir, "rsa -in jwt.key -pubout -out jwt.pub");
         Ok(())
     }
 
@@ -431,5 +433,60 @@ fn certificates_are_replaced_under_load() -> anyhow::Result<()> {
         .arg(format!("openssl x509 -noout -serial <<'E'\n{}\nE", String::from_utf8_lossy(&shown.stdout)))
         .output()?;
     ensure!(String::from_utf8_lossy(&serial.stdout).trim() == "serial=14", "{serial:?}");
+    Ok(())
+}
+
+/// The second half of the guide: who shows a certificate is the user of its common name, who has a
+/// password gets a signed token that every member takes.
+#[test]
+fn certificates_and_passwords_say_who_may_do_what() -> anyhow::Result<()> {
+    let guide = Guide::get();
+    let (subject, real) = (subject(), real_member());
+    let mut args = guide.mutual();
+    let (public, private) = (guide.path("jwt.pub"), guide.path("jwt.key"));
+    args.push(format!("--auth-token=jwt,pub-key={public},priv-key={private},sign-method=RS256,ttl=10m"));
+    for programs in [[&subject, &subject, &subject], [&real, &subject, &subject]] {
+        let cluster = Cluster::start(&programs, &args)?;
+        let shown = guide.shows("client");
+        let as_user = |user: &str| [guide.shows("client"), vec![format!("--user={user}")]].concat();
+        for (number, command) in [
+            "user add root:secret",
+            "role add root",
+            "user grant-role root root",
+            "role add app",
+            "role grant-permission app readwrite /app/ --prefix=true",
+            "user add client --no-password",
+            "user grant-role client app",
+            "user add bob:word",
+            "auth enable",
+        ]
+        .iter()
+        .enumerate()
+        {
+            let words: Vec<&str> = command.split(' ').collect();
+            let (tool, member) = (&tools()[number % 2], &cluster.members[number % 3]);
+            ctl(tool, member, &shown, &words)?.success()?;
+        }
+        for (tool, member) in
+            tools().iter().flat_map(|tool| cluster.members.iter().map(move |one| (tool, one)))
+        {
+            ctl(tool, member, &shown, &["put", "/app/a", "b"])?.success()?;
+            let denied = |shown: &[String], command: &[&str], text: &str| {
+                let ran = ctl(tool, member, shown, command)?;
+                ensure!(ran.code != 0 && ran.messages().contains(text), "{command:?}: {ran:?}");
+                Ok::<_, anyhow::Error>(())
+            };
+            denied(&shown, &["put", "elsewhere", "b"], "permission denied")?;
+            denied(&as_user("bob:word"), &["get", "/app/a"], "permission denied")?;
+            denied(
+                &as_user("root:wrong"),
+                &["get", "/app/a"],
+                "authentication failed, invalid user ID or password",
+            )?;
+            ctl(tool, member, &as_user("root:secret"), &["put", "elsewhere", "b"])?.success()?;
+        }
+        ctl(&tools()[0], &cluster.members[2], &as_user("root:secret"), &["auth", "disable"])?.success()?;
+        ctl(&tools()[1], &cluster.members[1], &shown, &["put", "elsewhere", "c"])?.success()?;
+    }
     Ok(())
 }
