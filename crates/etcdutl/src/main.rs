@@ -1,7 +1,8 @@
 //! etcdutl: the tool for snapshots and for the files of stopped members.
 //!
 //! Arguments in, library calls, exit code out. Output and exit codes are those of upstream's etcdutl
-//! 3.7, because scripts read them. No network, no threads, no async.
+//! 3.7, because scripts read them. No network, no async, no threads but one that draws how
+//! far a long piece of work is.
 //!
 //! **Source**: etcd `etcdutl`.
 

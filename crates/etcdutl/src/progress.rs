@@ -2,6 +2,8 @@
 
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use cli::text::size;
@@ -45,6 +47,50 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
+        clear();
+    }
+}
+
+/// A piece of work that does not tell how far it is: somebody else looks, on a thread of its own.
+#[derive(Debug)]
+pub struct Watched {
+    /// Closed when the work is over.
+    running: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watched {
+    /// Begins; `position` says how many of `total` bytes are done, and is not asked where `total` is 0:
+    /// then the seconds are shown.
+    pub fn start(what: &'static str, total: u64, position: impl Fn() -> u64 + Send + 'static) -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Self { running: None, thread: None };
+        }
+        let (running, ended) = channel::<()>();
+        let start = Instant::now();
+        let thread = std::thread::spawn(move || {
+            let mut wait = PATIENCE;
+            while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+                wait = INTERVAL;
+                DRAWN.store(true, Ordering::Relaxed);
+                match total {
+                    0 => eprint!("\r{what}: {} s", start.elapsed().as_secs()),
+                    total => eprint!("\r{}", bar(what, position(), total)),
+                }
+                let _ = std::io::stderr().flush();
+            }
+        });
+        Self { running: Some(running), thread: Some(thread) }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        drop(self.running.take());
+        if let Some(thread) = self.thread.take() {
+            // It draws and nothing else; a panic in there is on the screen already.
+            let _ = thread.join();
+        }
         clear();
     }
 }

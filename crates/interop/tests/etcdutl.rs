@@ -298,6 +298,22 @@ fn hash_and_revision_are_those_of_3_5() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What scripts of 3.5 may still call: one answers as it did, the other one says what to use instead.
+#[test]
+fn commands_of_3_5_are_answered() -> anyhow::Result<()> {
+    let files = Files::make()?;
+    let run = |tool: PathBuf, command: &[&str]| {
+        let (dir, session) = files.session(tool)?;
+        session.tool.run(dir.path(), command)
+    };
+    let check = ["check", "v2store", "--data-dir", "stopped"];
+    let (theirs, our) = (run(real("3.5", "etcdutl"), &check)?, run(ours("etcdutl"), &check)?);
+    assert_eq!((theirs.code, theirs.stdout), (our.code, our.stdout));
+    let backup = run(ours("etcdutl"), &["backup", "--data-dir", "stopped", "--backup-dir", "b"])?;
+    assert!(backup.code == 1 && backup.messages().contains("etcdctl snapshot save"), "{backup:?}");
+    Ok(())
+}
+
 /// A running member keeps its files: every command that wants them says so, after its time-out.
 #[test]
 fn the_files_of_a_running_member_are_refused() -> anyhow::Result<()> {

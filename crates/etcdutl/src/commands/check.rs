@@ -403,7 +403,7 @@ fn read_log(disk: &dyn Disk, files: &MemberFiles, report: &mut Report) -> Result
     }
     let names = wal::segments(disk, dir)?;
     let valid = wal::valid_snapshots(disk, dir)?;
-    let newest = valid.last().cloned().unwrap_or_default();
+    let newest = valid.iter().max_by_key(|snapshot| snapshot.position.index).cloned().unwrap_or_default();
     let replayed = wal::read(disk, dir, newest.position)?;
     let metadata = wal::format::decode_metadata(&replayed.metadata).map_err(|error| {
         Failure::error(format!("log in {}: its metadata record cannot be read: {error}", dir.display()))

@@ -13,6 +13,7 @@ use super::Invocation;
 use crate::failure::Failure;
 use crate::files::{self, MemberFiles};
 use crate::log;
+use crate::progress::Watched;
 
 /// Carries the command out.
 pub fn run(invocation: &Invocation) -> Result<(), Failure> {
@@ -40,7 +41,9 @@ fn defragment(disk: Arc<dyn Disk>, db: &Path, timeout: Duration) -> Result<(), F
         ],
     );
     let start = Instant::now();
+    let progress = Watched::start("defragmenting", in_use, new_file_bytes(db));
     backend.defragment()?;
+    drop(progress);
     let (new_size, new_in_use) = (backend.size_bytes(), backend.size_in_use_bytes());
     let difference = |new: u64, old: u64| i64::try_from(new).unwrap_or(0) - i64::try_from(old).unwrap_or(0);
     log::info(
@@ -57,6 +60,12 @@ fn defragment(disk: Arc<dyn Disk>, db: &Path, timeout: Duration) -> Result<(), F
         ],
     );
     Ok(())
+}
+
+/// How long the new file beside the database has become.
+fn new_file_bytes(db: &Path) -> impl Fn() -> u64 + Send + 'static {
+    let path = db.with_file_name("db.tmp.0");
+    move || std::fs::metadata(&path).map_or(0, |file| file.len())
 }
 
 #[cfg(test)]

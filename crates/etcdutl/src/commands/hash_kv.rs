@@ -17,6 +17,7 @@ use super::Invocation;
 use crate::failure::Failure;
 use crate::files;
 use crate::print::{self, Format, write_stdout};
+use crate::progress::Watched;
 
 /// A hash and what it covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +44,7 @@ pub fn run(invocation: &Invocation) -> Result<(), Failure> {
 /// Hashes the history up to a revision; 0 means all of it.
 fn hash_kv(disk: Arc<dyn Disk>, file: &Path, revision: i64, timeout: Duration) -> Result<HashKv, Failure> {
     let backend = files::open_backend(disk, file, timeout, true)?;
+    let _progress = Watched::start("hashing", 0, || 0);
     let (store, _) = Store::open(backend)?;
     let found = store.hash_kv(revision)?;
     Ok(HashKv {

@@ -14,7 +14,7 @@ use backend::{BucketId, Change, WriteSet};
 use cli::text::quote;
 use env::Disk;
 use proto::etcdserverpb::InternalRaftRequest;
-use types::{CompatVersion, Entry, EntryKind, LogPosition, Version};
+use types::{CompatVersion, Entry, EntryKind, Version};
 
 use super::Invocation;
 use crate::failure::{Failure, chain};
@@ -115,8 +115,10 @@ fn log_minimum(disk: &dyn Disk, files: &MemberFiles) -> Result<Option<Version>, 
     let failed = |what: &str, error: wal::Error| Failure::error(format!("{what}: {}", chain(&error)));
     let from = wal::valid_snapshots(disk, &files.wal_dir)
         .map_err(|error| failed("failed to get the lastest snapshot", error))?
-        .last()
-        .map_or(LogPosition::default(), |snapshot| snapshot.position);
+        .iter()
+        .map(|snapshot| snapshot.position)
+        .max_by_key(|position| position.index)
+        .unwrap_or_default();
     let replayed =
         wal::read(disk, &files.wal_dir, from).map_err(|error| failed("failed to read wal", error))?;
     let mut lowest = None;

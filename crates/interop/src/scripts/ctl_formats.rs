@@ -94,7 +94,7 @@ async fn member(s: &mut Script, number: usize, format: &str) -> anyhow::Result<(
     let text = match format {
         "protobuf" => "a message\n".to_owned(),
         // Members come in the order of their ids.
-        "simple" => added.stdout.lines().map(|line| sorted(line) + "\n").collect(),
+        "simple" => unpadded(&added.stdout).lines().map(|line| sorted(line) + "\n").collect(),
         "json" => format!("{} members\n", added.stdout.matches("\"ID\"").count()),
         _ => added.stdout.clone(),
     };
@@ -114,7 +114,7 @@ async fn member(s: &mut Script, number: usize, format: &str) -> anyhow::Result<(
             ("protobuf", _) => "a message\n".to_owned(),
             // Both members, in the order of their ids.
             ("json", "update") => format!("{} members\n", ran.stdout.matches("\"ID\"").count()),
-            _ => ran.stdout.clone(),
+            _ => unpadded(&ran.stdout),
         };
         s.note(
             &format!("ctl/f member {what} -w {format}"),
@@ -122,6 +122,15 @@ async fn member(s: &mut Script, number: usize, format: &str) -> anyhow::Result<(
         );
     }
     Ok(())
+}
+
+/// An id of fifteen digits or fewer is padded to sixteen.
+fn unpadded(text: &str) -> String {
+    let mut words = text.splitn(2, ' ');
+    match (words.next(), words.next()) {
+        (Some("Member"), Some(rest)) => format!("Member {}", rest.trim_start()),
+        _ => text.to_owned(),
+    }
 }
 
 /// A line with the parts of a list in quotes in order.
@@ -152,7 +161,9 @@ async fn alarm_shown(s: &mut Script, what: &str, format: &str) -> anyhow::Result
         Ok(answer) if format == "protobuf" => format!("{:#?}\n", answer.alarms),
         _ => ran.stdout.clone(),
     };
-    s.note(&format!("ctl/f alarm {what} -w {format}"), &format!("{}\n{text}{}", ran.code, ran.messages()));
+    // What a panic says differs from run to run.
+    let messages = if ran.code == 2 { "panic".to_owned() } else { ran.messages() };
+    s.note(&format!("ctl/f alarm {what} -w {format}"), &format!("{}\n{text}{messages}", ran.code));
     Ok(())
 }
 
