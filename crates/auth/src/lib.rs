@@ -2,6 +2,7 @@
 //!
 //! - `record`, `store`: what the buckets hold, and all of it in memory;
 //! - `rules`: every change of users, roles and the switch, with its conditions;
+//! - `order`: how equal permissions are sorted;
 //! - `check`, `ranges`: what a user may do;
 //! - `tokens`: who a token stands for; `password`: hashing.
 //!
@@ -23,6 +24,7 @@
 
 mod check;
 mod error;
+mod order;
 pub mod password;
 mod ranges;
 mod record;

@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use crate::error::AuthError;
 use crate::record::{Permission, Role, User, encode_enabled, encode_revision};
 use crate::store::AuthStore;
-use crate::{ENABLED_KEY, REVISION_KEY, ROOT, password};
+use crate::{ENABLED_KEY, REVISION_KEY, ROOT, order, password};
 
 /// Where a record belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -264,8 +264,8 @@ impl AuthStore {
                 held.kind = granted.kind;
             }
             _ => {
-                let behind = role.permissions.partition_point(|held| held.key <= granted.key);
-                role.permissions.insert(behind, granted);
+                role.permissions.push(granted);
+                order::sort(&mut role.permissions, |left, right| left.key < right.key);
             }
         }
         Ok(self.role_changed(role, note("granted/updated a permission to a user", fields)))
