@@ -33,9 +33,14 @@ pub struct Ran {
 }
 
 impl Ran {
-    /// Standard error without log records: what a user is meant to read.
+    /// Standard error without log records, and without the complaints of a helper that etcd's tool
+    /// runs to ask for a password: what a user is meant to read.
     pub fn messages(&self) -> String {
-        let kept: Vec<_> = self.stderr.lines().filter(|line| !line.starts_with('{')).collect();
+        let kept: Vec<_> = self
+            .stderr
+            .lines()
+            .filter(|line| !line.starts_with('{') && !line.starts_with("stty: "))
+            .collect();
         kept.join("\n")
     }
 
