@@ -136,7 +136,7 @@ fn report(words: &[String], loaded: Loaded) -> Config {
             exit(2)
         }
         failure => {
-            log::info!("Running: ", "args" => config::secrets::shown_words(&words));
+            log::info!("Running: ", "args" => config::secrets::shown_words(words));
             let Some(failure) = failure else { return config };
             let text = failure.to_string();
             log::warn!("failed to verify flags", "error" => &text);

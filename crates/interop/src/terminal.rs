@@ -51,7 +51,7 @@ pub fn run_typed(ctl: &Ctl, args: &[String], answers: &[String]) -> anyhow::Resu
     let mut text = Vec::new();
     for answer in answers {
         let prompted = |text: &[u8]| text.ends_with(b": ");
-        while !(prompted(&text) && !tcgetattr(&terminal)?.local_modes.contains(LocalModes::ECHO)) {
+        while !prompted(&text) || tcgetattr(&terminal)?.local_modes.contains(LocalModes::ECHO) {
             match shown.recv_timeout(Duration::from_millis(5)) {
                 Ok(more) => text.extend(more),
                 Err(_) if Instant::now() > deadline => {

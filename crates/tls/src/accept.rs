@@ -74,7 +74,7 @@ impl Allowed {
     }
 
     pub(crate) fn check(&self, leaf: &Certificate) -> Result<(), VerifyError> {
-        let named = self.cns.iter().any(|name| *name == leaf.common_name)
+        let named = self.cns.contains(&leaf.common_name)
             || self.hostnames.iter().any(|host| leaf.check_host(host).is_ok());
         if named || !self.is_restricted() { Ok(()) } else { Err(VerifyError::NotAllowed) }
     }

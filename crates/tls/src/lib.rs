@@ -5,14 +5,14 @@
 //!          └▶ Connector::connect(io, host) ─▶ stream
 //! ```
 //!
-//! - [`Settings`]: the flags of one kind of listener; [`Versions`], [`CipherSuites`] by etcd's names.
-//! - [`Acceptor`], [`Connector`]: handshakes. Certificate, key and revocation list are looked at again
+//! - [`Settings`] holds the flags of one kind of listener; [`Versions`], [`CipherSuites`] by etcd's names.
+//! - [`Acceptor`] and [`Connector`] make handshakes. Certificate, key and revocation list are looked at again
 //!   for each handshake and read again when they changed, so replacing them needs no restart; CA
 //!   files are read once. Sessions are never resumed: each connection is verified as a whole.
-//! - [`verify`](mod@verify): which certificates count. Go's rules, because certificates that etcd
+//! - [`verify`](mod@verify) says which certificates count. Go's rules, because certificates that etcd
 //!   takes have to be taken here: version 1 certificates, CA certificates that stand for
 //!   themselves, expired CAs refused. The signatures themselves are checked by `ring`.
-//! - [`self_signed`]: `--auto-tls`.
+//! - [`self_signed`] is `--auto-tls`.
 //!
 //! Error texts are those of Go's `crypto/tls` and `crypto/x509`: operators know them.
 //!

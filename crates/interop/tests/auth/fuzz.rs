@@ -148,7 +148,7 @@ fn txn(dice: &mut Dice, depth: usize) -> pb::TxnRequest {
                         let range = ordered_range(dice);
                         Request::RequestDeleteRange(delete(dice, range))
                     }
-                    _ => Request::RequestTxn(txn(dice, depth - 1).into()),
+                    _ => Request::RequestTxn(txn(dice, depth - 1)),
                 };
                 pb::RequestOp { request: Some(request) }
             })

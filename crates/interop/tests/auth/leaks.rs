@@ -71,15 +71,14 @@ fn nested_transactions_are_checked_to_the_bottom() -> anyhow::Result<()> {
                 // In the branch that is not taken, too.
                 let failure = pb::TxnRequest { failure: nested.success.clone(), ..Default::default() };
                 refused!(server, token, "KV/Txn", failure, TxnResponse, DENIED);
-                nested = txn(Request::RequestTxn(nested.into()));
+                nested = txn(Request::RequestTxn(nested));
             }
         }
         // A compare of a nested transaction tells what a key holds.
         let compare = pb::Compare { key: "secret".into(), target: 3, ..Default::default() };
-        let asks =
-            txn(Request::RequestTxn(pb::TxnRequest { compare: vec![compare], ..Default::default() }.into()));
+        let asks = txn(Request::RequestTxn(pb::TxnRequest { compare: vec![compare], ..Default::default() }));
         refused!(server, token, "KV/Txn", asks, TxnResponse, DENIED);
-        let allowed = txn(Request::RequestTxn(txn(Request::RequestPut(put("w"))).into()));
+        let allowed = txn(Request::RequestTxn(txn(Request::RequestPut(put("w")))));
         let _: pb::TxnResponse = server.call("KV/Txn", token, &allowed).await?;
         let read = pb::RangeRequest { key: "secret".into(), ..Default::default() };
         let answer: pb::RangeResponse = server.call("KV/Range", Some(&root), &read).await?;
@@ -99,7 +98,7 @@ fn prev_kv_needs_the_permission_to_read() -> anyhow::Result<()> {
         refused!(server, token, "KV/Txn", txn(Request::RequestPut(put.clone())), TxnResponse, DENIED);
         let delete = pb::DeleteRangeRequest { key: "w".into(), prev_kv: true, ..Default::default() };
         refused!(server, token, "KV/DeleteRange", delete, DeleteRangeResponse, DENIED);
-        let nested = txn(Request::RequestTxn(txn(Request::RequestDeleteRange(delete)).into()));
+        let nested = txn(Request::RequestTxn(txn(Request::RequestDeleteRange(delete))));
         refused!(server, token, "KV/Txn", nested, TxnResponse, DENIED);
         Ok(())
     })
