@@ -122,6 +122,10 @@ async fn calls_know_who_calls() {
     // An alert, or just the end.
     let _ = socket.read_to_end(&mut answer).await;
     assert!(!answer.starts_with(b"HTTP"));
+    // The reason is reported behind the end of the connection.
+    while fixture.rejected.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
     assert_eq!(*fixture.rejected.lock().unwrap(), ["tls: first record does not look like a TLS handshake"]);
 }
 
