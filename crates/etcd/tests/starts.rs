@@ -87,7 +87,13 @@ fn every_refused_start_reads_like_upstream() {
         }
         let output = run(&start);
         let (status, got) = (output.status.code(), lines(&output));
-        let want: Vec<Value> = golden["stderr"].as_array().expect("stderr").clone();
+        let mut want: Vec<Value> = golden["stderr"].as_array().expect("stderr").clone();
+        for record in &mut want {
+            // Known difference K39: secrets stay out of the log.
+            if record["variable-name"].as_str().is_some_and(|name| name.contains("PASSWORD")) {
+                record["variable-value"] = "***".into();
+            }
+        }
         // Serialised: the order of fields counts.
         let text = |lines: &[Value]| lines.iter().map(Value::to_string).collect::<Vec<_>>().join("\n  ");
         if status != golden["status"].as_i64().map(|status| status as i32) || text(&got) != text(&want) {

@@ -77,6 +77,9 @@ differential! {
     ctl_endless: ctl_formats, endless;
     ctl_mistakes: ctl_formats, mistakes;
     ctl_surroundings: ctl_formats, surroundings;
+    ctl_users_and_roles: ctl_auth, users_and_roles;
+    ctl_logins: ctl_auth, logins;
+    ctl_typed: ctl_auth, typed;
 }
 
 /// The script is as large as promised, its list of exceptions fits it, and COMPAT.md has them all.
