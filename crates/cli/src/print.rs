@@ -1,6 +1,46 @@
-//! JSON strings and tables, as upstream's tools print them.
+//! Output formats, JSON strings and tables, as upstream's tools print them.
 
 use std::fmt::Write as _;
+
+/// An output format. Which ones a command has is the tool's to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Simple,
+    /// `"Name" : value` lines.
+    Fields,
+    /// One line of JSON per answer.
+    Json,
+    /// The encoded answer.
+    Protobuf,
+    /// A table with borders.
+    Table,
+}
+
+impl Format {
+    /// The format of this name; `None` if there is none.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "simple" => Some(Self::Simple),
+            "fields" => Some(Self::Fields),
+            "json" => Some(Self::Json),
+            "protobuf" => Some(Self::Protobuf),
+            "table" => Some(Self::Table),
+            _ => None,
+        }
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Simple => "simple",
+            Self::Fields => "fields",
+            Self::Json => "json",
+            Self::Protobuf => "protobuf",
+            Self::Table => "table",
+        }
+    }
+}
 
 /// A string as Go's JSON encoder writes it: `<`, `>` and `&` escaped.
 pub fn json_string(text: impl AsRef<str>) -> String {

@@ -11,7 +11,7 @@ use client::{Client, Credentials, FailedAttempt, Options};
 use crate::commands::Invocation;
 use crate::failure::{BAD_CONNECTION, ERROR, Failure};
 use crate::log::{Field, Level, log};
-use crate::print::{Answer, Format, Printer};
+use crate::print::{self, Answer, Printer};
 use cli::Flags;
 pub use cli::terminal::ask;
 use cli::text::lossy;
@@ -92,7 +92,7 @@ impl Session {
         };
         let credentials = credentials(flags)?;
         let printer = Printer {
-            format: Format::parse(&flags.text("write-out"))?,
+            format: print::format(&flags.text("write-out"))?,
             hex: flags.bool("hex"),
             value_only: false,
         };

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 
+pub use cli::print::Format;
 use cli::print::{json_string, table};
 use cli::text::size;
 
@@ -9,33 +10,9 @@ use crate::commands::hash_kv::HashKv;
 use crate::commands::status::Status;
 use crate::failure::{BAD_FEATURE, Failure};
 
-/// An output format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// For people.
-    Simple,
-    /// `"Name" : value` lines.
-    Fields,
-    /// One line of JSON.
-    Json,
-    /// Known, but nothing here has it.
-    Protobuf,
-    /// A table with borders.
-    Table,
-}
-
-impl Format {
-    /// The format of this name.
-    pub fn parse(name: &str) -> Result<Self, Failure> {
-        match name {
-            "simple" => Ok(Self::Simple),
-            "fields" => Ok(Self::Fields),
-            "json" => Ok(Self::Json),
-            "protobuf" => Ok(Self::Protobuf),
-            "table" => Ok(Self::Table),
-            _ => Err(Failure::new(BAD_FEATURE, "unsupported output format")),
-        }
-    }
+/// The format of this name.
+pub fn format(name: &str) -> Result<Format, Failure> {
+    Format::parse(name).ok_or_else(|| Failure::new(BAD_FEATURE, "unsupported output format"))
 }
 
 /// Something with a name for each format: in the fields form, as JSON key, in the table.
@@ -173,7 +150,7 @@ mod tests {
 
     #[test]
     fn formats_have_names() {
-        assert_eq!(Format::parse("table"), Ok(Format::Table));
-        assert_eq!(Format::parse("yaml"), Err(Failure::new(4, "unsupported output format")));
+        assert_eq!(format("table"), Ok(Format::Table));
+        assert_eq!(format("yaml"), Err(Failure::new(4, "unsupported output format")));
     }
 }

@@ -341,10 +341,7 @@ impl ClientCertVerifier for Verifier {
         match self.judge(leaf, others, i64::try_from(now.as_secs()).unwrap_or(i64::MAX)) {
             Ok(()) => Ok(ClientCertVerified::assertion()),
             Err(error) => {
-                let reason = match error.is_about_the_chain() {
-                    true => format!("tls: failed to verify certificate: {error}"),
-                    false => error.to_string(),
-                };
+                let reason = error.reason();
                 self.notes.with(|noted| noted.reason = Some(reason));
                 Err(Error::InvalidCertificate(alert(&error)))
             }

@@ -184,10 +184,7 @@ impl ServerCertVerifier for Verifier {
         match self.judge(leaf, others, i64::try_from(now.as_secs()).unwrap_or(i64::MAX)) {
             Ok(()) => Ok(ServerCertVerified::assertion()),
             Err(error) => {
-                let reason = match error.is_about_the_chain() {
-                    true => format!("tls: failed to verify certificate: {error}"),
-                    false => error.to_string(),
-                };
+                let reason = error.reason();
                 *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
                 // Go tells servers no more than that their certificate is bad.
                 Err(Error::InvalidCertificate(match error {

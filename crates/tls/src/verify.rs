@@ -73,9 +73,12 @@ fn hint(hint: &Option<(String, String)>) -> String {
 }
 
 impl VerifyError {
-    /// Whether Go reports it as a failed verification, rather than as it is.
-    pub(crate) fn is_about_the_chain(&self) -> bool {
-        !matches!(self, Self::NotAllowed | Self::Revoked(_) | Self::RevocationList(_))
+    /// What Go makes of it: a failed verification, or the error as it is.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::NotAllowed | Self::Revoked(_) | Self::RevocationList(_) => self.to_string(),
+            chain => format!("tls: failed to verify certificate: {chain}"),
+        }
     }
 }
 

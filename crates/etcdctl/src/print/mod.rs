@@ -8,49 +8,16 @@ mod table;
 
 use std::io::Write as _;
 
+pub use cli::print::Format;
 use client::proto::authpb::permission::Type as PermissionType;
 use client::proto::etcdserverpb as pb;
 use prost::Message;
 
 use crate::failure::{BAD_FEATURE, Failure};
 
-/// An output format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// For people.
-    Simple,
-    /// `"Name" : value` lines.
-    Fields,
-    /// One line of JSON per answer.
-    Json,
-    /// The encoded answer.
-    Protobuf,
-    /// A table with borders.
-    Table,
-}
-
-impl Format {
-    /// The format of this name.
-    pub fn parse(name: &str) -> Result<Self, Failure> {
-        match name {
-            "simple" => Ok(Self::Simple),
-            "fields" => Ok(Self::Fields),
-            "json" => Ok(Self::Json),
-            "protobuf" => Ok(Self::Protobuf),
-            "table" => Ok(Self::Table),
-            _ => Err(Failure::new(BAD_FEATURE, "unsupported output format")),
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Simple => "simple",
-            Self::Fields => "fields",
-            Self::Json => "json",
-            Self::Protobuf => "protobuf",
-            Self::Table => "table",
-        }
-    }
+/// The format of this name.
+pub fn format(name: &str) -> Result<Format, Failure> {
+    Format::parse(name).ok_or_else(|| Failure::new(BAD_FEATURE, "unsupported output format"))
 }
 
 /// One line of `endpoint health`.

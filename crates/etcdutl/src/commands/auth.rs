@@ -19,6 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use auth::password;
 use backend::{BucketId, schema};
 use bolt::WriteTx;
 use env::{Disk, Random};
@@ -26,36 +27,33 @@ use prost::Message as _;
 use proto::authpb::{Role, User, UserAddOptions};
 
 use super::Invocation;
-use crate::failure::{Failure, chain};
+use crate::failure::Failure;
 use crate::files::{self, MemberFiles};
 use crate::log;
 use crate::print::write_stdout;
 
 const ROOT: &str = "root";
-/// bcrypt looks at no more than this.
-const MAX_PASSWORD_BYTES: usize = 72;
 
 /// Carries `auth reset-root` out.
 pub fn run_reset_root(invocation: &Invocation) -> Result<(), Failure> {
     let flags = &invocation.flags;
     let cost = u32::try_from(flags.uint("bcrypt-cost")).unwrap_or(u32::MAX);
-    if !(4..=31).contains(&cost) {
-        return Err(Failure::arguments("--bcrypt-cost must lie between 4 and 31"));
+    let costs = password::MIN_COST..=password::MAX_COST;
+    if !costs.contains(&cost) {
+        let text = format!("--bcrypt-cost must lie between {} and {}", costs.start(), costs.end());
+        return Err(Failure::arguments(text));
     }
     let db = MemberFiles::new(&flags.text("data-dir"), "").db();
     files::must_exist(&db)?;
-    let password = match flags.is_given("new-password") {
+    let new_password = match flags.is_given("new-password") {
         true => flags.text("new-password"),
         false => ask_for_password()?,
     };
-    check_password(&password)?;
     let mut salt = [0; 16];
     for half in salt.chunks_mut(8) {
         half.copy_from_slice(&env::real::OsRandom.next_u64().to_ne_bytes());
     }
-    let hash = bcrypt::hash_with_salt(&password, cost, salt)
-        .map_err(|error| Failure::error(chain(&error)))?
-        .format_for_version(bcrypt::Version::TwoA);
+    let hash = hash(&new_password, cost, salt)?;
     let members = reset_root(files::disk(), &db, &hash, super::timeout(flags))?;
     let next = match members {
         0 | 1 => "Start the member and log in with the new password.",
@@ -87,12 +85,11 @@ fn ask_for_password() -> Result<String, Failure> {
     }
 }
 
-fn check_password(password: &str) -> Result<(), Failure> {
-    match password.len() {
-        0 => Err(Failure::arguments("empty password")),
-        1..=MAX_PASSWORD_BYTES => Ok(()),
-        _ => Err(Failure::arguments("bcrypt: password length exceeds 72 bytes")),
+fn hash(new_password: &str, cost: u32, salt: [u8; 16]) -> Result<String, Failure> {
+    if new_password.is_empty() {
+        return Err(Failure::arguments("empty password"));
     }
+    password::hash(new_password, cost, salt).map_err(Failure::arguments)
 }
 
 /// Carries `auth disable` out.
@@ -246,11 +243,10 @@ mod tests {
         for (members, raised) in [(1, 1), (3, 0)] {
             let disk = with_auth(members);
             let before = revision(&disk);
-            let hash =
-                bcrypt::hash_with_salt("new", 4, [7; 16]).unwrap().format_for_version(bcrypt::Version::TwoA);
+            let hash = password::hash("new", password::MIN_COST, [7; 16]).unwrap();
             assert_eq!(reset_root(Arc::new(disk.clone()), Path::new(DB), &hash, timeout()).unwrap(), members);
             let root = User::decode(&stored(&disk, b"authUsers", b"root")[..]).unwrap();
-            assert!(bcrypt::verify("new", std::str::from_utf8(&root.password).unwrap()).unwrap());
+            assert!(password::verify(&root.password, "new"));
             assert_eq!(root.roles, ["reader", "root"]);
             assert_eq!(root.options, Some(UserAddOptions { no_password: false }));
             assert!(!stored(&disk, b"authRoles", b"root").is_empty());
@@ -301,8 +297,9 @@ mod tests {
 
     #[test]
     fn passwords_that_bcrypt_would_cut_are_refused() {
-        assert_eq!(check_password(""), Err(Failure::new(128, "empty password")));
-        assert!(check_password(&"x".repeat(73)).is_err());
-        assert!(check_password(&"x".repeat(72)).is_ok());
+        let hash = |password: &str| hash(password, password::MIN_COST, [0; 16]);
+        assert_eq!(hash(""), Err(Failure::new(128, "empty password")));
+        assert!(hash(&"x".repeat(73)).is_err());
+        assert!(hash(&"x".repeat(72)).is_ok());
     }
 }

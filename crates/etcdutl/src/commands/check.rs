@@ -29,7 +29,7 @@ use super::Invocation;
 use crate::failure::{ERROR, Failure, chain};
 use crate::files::{self, MemberFiles};
 use crate::json::{Object, array};
-use crate::print::{Format, write_stdout};
+use crate::print::{self, Format, write_stdout};
 use crate::progress::Progress;
 
 /// Carries the command out.
@@ -38,7 +38,7 @@ pub fn run(invocation: &Invocation) -> Result<(), Failure> {
         return Err(Failure::arguments("check takes no arguments, only --data-dir and --wal-dir"));
     }
     let flags = &invocation.flags;
-    let format = Format::parse(&flags.text("write-out"))?;
+    let format = print::format(&flags.text("write-out"))?;
     let files = MemberFiles::new(&flags.text("data-dir"), &flags.text("wal-dir"));
     let report = check(files::disk(), &files, super::timeout(flags))?;
     write_stdout(&match format {

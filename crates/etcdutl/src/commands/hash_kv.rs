@@ -16,7 +16,7 @@ use mvcc::Store;
 use super::Invocation;
 use crate::failure::Failure;
 use crate::files;
-use crate::print::{self, Format, write_stdout};
+use crate::print::{self, write_stdout};
 use crate::progress::Watched;
 
 /// A hash and what it covers.
@@ -32,7 +32,7 @@ pub struct HashKv {
 
 /// Carries the command out.
 pub fn run(invocation: &Invocation) -> Result<(), Failure> {
-    let format = Format::parse(&invocation.flags.text("write-out"))?;
+    let format = print::format(&invocation.flags.text("write-out"))?;
     let file = PathBuf::from(invocation.arg_text(0));
     files::must_exist(&file)?;
     let (revision, timeout) = (invocation.flags.int("rev"), super::timeout(&invocation.flags));

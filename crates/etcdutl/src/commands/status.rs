@@ -20,7 +20,7 @@ use types::{RecordKey, Version};
 use super::Invocation;
 use crate::failure::{Failure, chain};
 use crate::files;
-use crate::print::{self, Format, write_stdout};
+use crate::print::{self, write_stdout};
 use crate::progress::Progress;
 
 /// What a file holds.
@@ -45,7 +45,7 @@ pub fn run(invocation: &Invocation) -> Result<(), Failure> {
     };
     let file = PathBuf::from(cli::text::lossy(file));
     files::must_exist(&file)?;
-    let format = Format::parse(&invocation.flags.text("write-out"))?;
+    let format = print::format(&invocation.flags.text("write-out"))?;
     let found = status(files::disk(), &file, super::timeout(&invocation.flags))?;
     write_stdout(&print::status(format, &found)?);
     Ok(())

@@ -3,7 +3,9 @@
 
 use anyhow::{Context, ensure};
 use interop::block_on;
+use interop::cluster::eventually;
 use interop::ctl::{Ctl, Ran};
+use interop::http;
 use interop::member::Member;
 use interop::programs::{Program, ours, real, subject_as, yardstick};
 use proto::etcdserverpb as pb;
@@ -163,15 +165,17 @@ fn leases_end_in_the_mode() -> anyhow::Result<()> {
     let granted = tool.run(&["lease", "grant", "2", root])?.success()?;
     let lease = granted.split_whitespace().nth(1).context("no lease")?.to_owned();
     tool.run(&["put", "k", "v", "--lease", &lease, root])?.success()?;
+    let has_keys = |member: &Member, count: u32| {
+        let metrics = http::request(&member.authority(), "GET", "/metrics", &[], "")?.body;
+        let line = format!("etcd_debugging_mvcc_keys_total {count}");
+        anyhow::Ok(String::from_utf8_lossy(&metrics).lines().any(|other| other == line))
+    };
+    ensure!(has_keys(&member, 1)?, "the key is there");
     restart(&mut member, &["--auth-token="])?;
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    while logged(&member, "lease expired")? == 0 && std::time::Instant::now() < deadline {
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+    eventually("the key goes with its lease", || has_keys(&member, 0))?;
+    ensure!(logged(&member, "lease expired")? > 0);
     tool.run(&["auth", "disable"])?.success()?;
-    while !tool.run(&["get", "k"])?.success()?.is_empty() {
-        ensure!(std::time::Instant::now() < deadline, "the key outlives its lease");
-    }
+    ensure!(tool.run(&["get", "k"])?.success()?.is_empty());
     Ok(())
 }
 
