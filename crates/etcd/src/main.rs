@@ -21,7 +21,7 @@ use std::process::exit;
 use std::sync::mpsc;
 
 use server::config::{self, Config, Failure, Loaded, Outcome, startup};
-use server::{log, systemd};
+use server::{log, run, systemd};
 
 use signals::Signals;
 
@@ -187,6 +187,13 @@ fn start(mut config: Config, events: mpsc::Sender<Event>) -> Box<dyn FnOnce()> {
             if config.initial_cluster == config.initial_cluster_from_name(&config.name) {
                 log::warn!("forgot to set --initial-cluster?");
             }
+            exit(1)
+        }
+        Err((record @ run::TOKEN_USED, reason)) => {
+            let discovery = &config.discovery;
+            log::warn!(record, "discovery-token" => &discovery.token,
+                "discovery-endpoints" => &discovery.endpoints, "error" => reason);
+            log::warn!("do not reuse discovery token; generate a new one to bootstrap a cluster");
             exit(1)
         }
         Err((record, reason)) => log::fatal(record, &[("error", reason.into())]),

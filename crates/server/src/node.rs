@@ -83,6 +83,12 @@ pub struct Inner {
     pub strict_reconfig_check: bool,
     /// Raised when the member stops.
     pub stopping: watch::Sender<bool>,
+    /// What the health service says.
+    pub serving: watch::Sender<bool>,
+    /// Whether it says no during a defragmentation: the gate `StopGRPCServiceOnDefrag`.
+    pub stop_serving_on_defrag: bool,
+    /// The file of the backend.
+    pub db_path: std::path::PathBuf,
 }
 
 /// Why a request failed.

@@ -17,6 +17,8 @@ use crate::config::duration::GoDuration;
 use crate::config::gates::Gate;
 use crate::config::url::Url;
 use crate::config::{Config, startup};
+use crate::discovery;
+use crate::discovery::names::NamesError;
 use crate::listeners::{Listeners, RESERVED_DESCRIPTORS};
 use crate::log;
 pub use crate::peers::REMOVED;
@@ -25,6 +27,9 @@ use crate::start::{self, Running, StartError};
 
 /// Time between two checkpoints of a long lease.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5 * 60);
+
+/// The record of a start that failed in the registry of discovery, whatever the reason.
+pub const TOKEN_USED: &str = "failed to bootstrap; discovery token was already used";
 
 /// Why a member does not start or ends by itself.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +56,9 @@ pub enum RunError {
     /// Its TLS.
     #[error(transparent)]
     Security(#[from] SecurityError),
+    /// The DNS does not say who the first members are.
+    #[error(transparent)]
+    Names(#[from] NamesError),
     /// The same address twice, for different things.
     #[error("cannot bind both --listen-client-urls and --listen-client-http-urls on the same url {0}")]
     SameUrl(String),
@@ -64,6 +72,7 @@ impl RunError {
     pub fn record(&self) -> &'static str {
         match self {
             Self::Security(error) => error.record(),
+            Self::Start(StartError::Discovery(_)) => TOKEN_USED,
             _ => "discovery failed",
         }
     }
@@ -87,6 +96,8 @@ pub fn start(config: &Config, ended: impl FnOnce(String) + Send + 'static) -> Re
         .enable_all()
         .build()
         .map_err(|source| RunError::Start(StartError::Thread(source)))?;
+    let discovered = discovery::begin(config)?;
+    let config = discovered.as_ref().unwrap_or(config);
     let security = Security::new(config)?;
     let peer_security = security.of_peers()?;
     let mut listeners = Listeners::bind(config)?;
@@ -191,6 +202,9 @@ fn options(config: &Config) -> Result<start::Options, RunError> {
             checkpoint_interval: checkpoints.then_some(CHECKPOINT_INTERVAL),
             force_new_cluster: config.force_new_cluster,
             no_sync: config.unsafe_no_fsync,
+            lock_memory: config.memory_mlock,
+            defragment_from_bytes: Some(config.bootstrap_defrag_threshold_megabytes.saturating_mul(1 << 20))
+                .filter(|bytes| *bytes > 0),
             wal_segment_bytes: wal::SEGMENT_BYTES,
             seed: OsRandom.next_u64(),
             tokens: auth_token::token_options(
@@ -200,12 +214,14 @@ fn options(config: &Config) -> Result<start::Options, RunError> {
             .map_err(|error| RunError::Fatal(error.to_string()))?,
             bcrypt_cost: bcrypt_cost(config.bcrypt_cost),
         },
+        local_address: local_address(config),
         raft_read_timeout: config.raft_read_timeout.to_std(),
         raft_write_timeout: config.raft_write_timeout.to_std(),
         strict_reconfig_check: config.strict_reconfig_check,
         client_cert_auth: config.client_tls.client_cert_auth,
         auth_recovery: config.auth_token.is_empty() && config.auth_recovery == "on",
         join_existing: !config.is_new_cluster(),
+        discovery: Some(config.discovery.clone()).filter(|discovery| !discovery.endpoints.is_empty()),
         advertise_client_urls: texts(&config.advertise_client_urls),
         workers: 0,
         max_request_bytes: usize::try_from(config.max_request_bytes).unwrap_or(usize::MAX),
@@ -224,6 +240,27 @@ fn options(config: &Config) -> Result<start::Options, RunError> {
             .filter(|_| config.feature_gates.enabled(Gate::CompactHashCheck)),
         downgrade_check_interval: interval(config.downgrade_check_time),
     })
+}
+
+/// The gate `SetMemberLocalAddr`: connections to peers come from the first advertised address that
+/// others can reach.
+fn local_address(config: &Config) -> Option<std::net::IpAddr> {
+    if !config.feature_gates.enabled(Gate::SetMemberLocalAddr) {
+        return None;
+    }
+    let urls = &config.advertise_peer_urls;
+    log::info!("searching for a suitable member local address in AdvertisePeerURLs",
+        "advertise-peer-urls" => urls);
+    let addresses = urls.iter().filter_map(|url| url.hostname().parse::<std::net::IpAddr>().ok());
+    let found = addresses.into_iter().find(|address| !address.is_loopback() && !address.is_unspecified());
+    match found {
+        Some(address) => log::info!("setting member local address", "LocalAddr" => address.to_string()),
+        None => log::warn!(
+            "unable to set a member local address due to lack of suitable local addresses",
+            "advertise-peer-urls" => urls
+        ),
+    }
+    found
 }
 
 /// The cost of hashing passwords; one that cannot be used is replaced, as upstream does.

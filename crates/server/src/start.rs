@@ -25,8 +25,9 @@ use types::{MemberId, Snapshot};
 
 use crate::bootstrap::{self, Existing, Parts};
 use crate::compactor::Retention;
-use crate::config::gates::FeatureGates;
+use crate::config::gates::{FeatureGates, Gate};
 use crate::corruption::{self, Asker};
+use crate::discovery::registry::DiscoveryError;
 use crate::driver::Input;
 use crate::driver::apply_thread::{ApplyThread, ApplyWork};
 use crate::driver::log_thread::{LogThread, LogWork, LogWriter};
@@ -34,7 +35,7 @@ use crate::driver::raft_thread::RaftThread;
 use crate::driver::store_threads::{BackendSignal, CompactionThread, CompactionWork, run_snapshots};
 use crate::duties;
 use crate::fatal::Fatal;
-use crate::join::ask_cluster;
+use crate::join::{ask_cluster, discover};
 use crate::lanes::{self, Answers, LANE_COUNT, Lanes};
 use crate::log;
 use crate::mailbox::{Sender, mailbox};
@@ -58,6 +59,10 @@ pub struct Options {
     pub bootstrap: bootstrap::Options,
     /// `--initial-cluster-state existing`.
     pub join_existing: bool,
+    /// The registry in which a new cluster finds its members.
+    pub discovery: Option<crate::config::Discovery>,
+    /// The address that connections to peers come from, if it was chosen.
+    pub local_address: Option<std::net::IpAddr>,
     /// `--raft-read-timeout`.
     pub raft_read_timeout: Duration,
     /// `--raft-write-timeout`.
@@ -152,6 +157,9 @@ pub enum StartError {
     /// The cluster knows this member, but its data is gone.
     #[error("member {0} has already been bootstrapped")]
     AlreadyBootstrapped(MemberId),
+    /// The registry of discovery.
+    #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
     /// The cluster to join runs another version.
     #[error("incompatible with current running cluster")]
     Incompatible,
@@ -175,16 +183,21 @@ pub fn start(
     listeners: Vec<Listener>,
     security: Option<Arc<dyn peer::net::Security>>,
 ) -> Result<Running, StartError> {
+    let mut options = options.clone();
     let setup = &options.bootstrap;
-    let dialer = Dialer::new(setup.election_timeout() + Duration::from_secs(1), security);
+    let dialer = Dialer::new(setup.election_timeout() + Duration::from_secs(1), security)
+        .from_address(options.local_address);
     let client = Client::new(dialer.clone(), peers::log_lines());
     let is_restart = wal::exists(&*disk, &setup.wal_dir()).map_err(bootstrap::Error::from)?;
-    let existing = ask_cluster(&*disk, options, &client)?;
+    let existing = ask_cluster(&*disk, &options, &client)?;
+    if let Some(found) = discover(&options, is_restart)? {
+        options.bootstrap.initial_cluster = found.to_string();
+    }
+    let options = &options;
     let lock_wait = Arc::new(|| {
         log::info!("db file is flocked by another process, or taking too long");
     });
-    let parts =
-        bootstrap::bootstrap(disk.clone(), &*clock, &options.bootstrap, existing.as_ref(), lock_wait)?;
+    let parts = bootstrap::bootstrap(disk.clone(), &clock, &options.bootstrap, existing.as_ref(), lock_wait)?;
     if is_restart && options.initial_corrupt_check {
         compare_data(options, &parts, &client)?;
     }
@@ -357,6 +370,7 @@ impl<'a> Assembly<'a> {
             inbox,
             reads: reads.clone(),
             progress: progress.clone(),
+            metrics: metrics.clone(),
             heartbeat: setup.heartbeat,
             fatal: fatal.clone(),
         };
@@ -444,6 +458,9 @@ impl<'a> Assembly<'a> {
             to_raft: to_raft.clone(),
             strict_reconfig_check: options.strict_reconfig_check,
             stopping,
+            serving: watch::Sender::new(true),
+            stop_serving_on_defrag: options.feature_gates.enabled(Gate::StopGrpcServiceOnDefrag),
+            db_path: setup.snap_dir().join("db"),
         });
         peer_side.set_node(Some(node.clone()));
 

@@ -142,6 +142,7 @@ impl Call {
             let mut work = pin!(async {
                 let message = read_only_message(body, accept).await?;
                 running.metrics().received(method);
+                running.metrics().bytes_received(message.len());
                 handler(decode(message)?, context).await
             });
             poll_fn(|cx| {
@@ -163,7 +164,13 @@ impl Call {
         running.metrics().sent(method);
         match outcome {
             Ok(reply) => {
-                let pieces = match reply.into_pieces() {
+                let pieces = reply.into_pieces();
+                let bytes = match &pieces {
+                    Pieces::Whole(frame) => frame.len(),
+                    Pieces::Several(pieces) => pieces.iter().map(Bytes::len).sum(),
+                };
+                running.metrics().frames_sent(bytes, 1);
+                let pieces = match pieces {
                     Pieces::Whole(frame) if frame.len() <= TURN_BYTES => {
                         // The message waits in the stream for its window if it must: it is in
                         // memory anyway.
@@ -205,6 +212,7 @@ impl Call {
                     None => return Err(Status::new(Code::Internal, "unexpected EOF")),
                 };
                 requests.shared.metrics.received(method);
+                requests.shared.metrics.bytes_received(message.len());
                 drop(requests);
                 handler(decode(message)?, context, responses).await
             },
@@ -393,6 +401,9 @@ impl<Req: Message + Default> Requests<Req> {
         let message = ready!(self.raw.reader.poll_next(cx));
         // As upstream's counters do, the read that finds the end counts as well.
         self.raw.shared.metrics.received(self.method);
+        if let Some(Ok(message)) = &message {
+            self.raw.shared.metrics.bytes_received(message.len());
+        }
         Poll::Ready(message.map(|message| decode(message?)))
     }
 }
@@ -422,6 +433,7 @@ impl Responses {
 
     /// Sends `count` messages that are framed already, one behind the other.
     pub async fn send_frames(&mut self, mut frames: Bytes, count: u64) -> Result<(), Status> {
+        let whole = frames.len();
         let stream = self.stream()?;
         let mut sent = 0;
         while !frames.is_empty() {
@@ -443,6 +455,10 @@ impl Responses {
             }
         }
         self.shared.metrics.sent_many(self.method, count);
+        if count > 0 {
+            // Without messages of their own they are pieces of one that is counted already.
+            self.shared.metrics.frames_sent(whole, count);
+        }
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use super::message::PREFIX_LEN;
 use super::status::Code;
 
 /// Index of a method in the service's table.
@@ -57,17 +58,32 @@ const CELLS: usize = HANDLED + Code::ALL.len();
 #[derive(Debug)]
 pub struct Shard {
     cells: Box<[[AtomicU64; CELLS]]>,
+    /// Bytes of messages in and out, all methods together.
+    bytes: [AtomicU64; 2],
 }
 
 impl Shard {
     fn new(methods: usize) -> Self {
-        Self { cells: (0..methods).map(|_| [const { AtomicU64::new(0) }; CELLS]).collect() }
+        Self {
+            cells: (0..methods).map(|_| [const { AtomicU64::new(0) }; CELLS]).collect(),
+            bytes: Default::default(),
+        }
     }
 
     fn add(&self, method: MethodId, cell: usize, count: u64) {
         let Some(cells) = self.cells.get(usize::from(method.0)) else { return };
         // Only this shard's worker writes, so no read-modify-write is needed.
         cells[cell].store(cells[cell].load(Ordering::Relaxed) + count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn bytes_received(&self, count: usize) {
+        self.bytes[0].store(self.bytes[0].load(Ordering::Relaxed) + count as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes of so many framed messages.
+    pub(crate) fn frames_sent(&self, bytes: usize, messages: u64) {
+        let bytes = (bytes as u64).saturating_sub(messages * PREFIX_LEN as u64);
+        self.bytes[1].store(self.bytes[1].load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn started(&self, method: MethodId) {
@@ -124,6 +140,13 @@ impl Metrics {
         let shard = Arc::new(Shard::new(self.methods.len()));
         self.shards.lock().push(shard.clone());
         shard
+    }
+
+    /// Bytes of all messages received and sent, without their prefixes.
+    pub fn bytes(&self) -> (u64, u64) {
+        let shards = self.shards.lock();
+        let sum = |way: usize| shards.iter().map(|shard| shard.bytes[way].load(Ordering::Relaxed)).sum();
+        (sum(0), sum(1))
     }
 
     /// The sums over all workers, in the table's order.

@@ -227,6 +227,9 @@ pub struct Config {
     pub discovery_srv_name: String,
     /// Only `exit` is left.
     pub discovery_fallback: String,
+    /// The name that peers have to show in their certificates, whatever their address; empty for that of
+    /// each URL. No setting: follows from discovery by the DNS.
+    pub peer_server_name: String,
     /// Refuse membership changes that would lose the quorum.
     pub strict_reconfig_check: bool,
     /// Raft pre-vote.
@@ -364,6 +367,7 @@ impl Default for Config {
             discovery_srv: String::new(),
             discovery_srv_name: String::new(),
             discovery_fallback: "exit".to_owned(),
+            peer_server_name: String::new(),
             strict_reconfig_check: true,
             pre_vote: true,
             auto_compaction_mode: "periodic".to_owned(),
