@@ -21,7 +21,8 @@ use std::process::exit;
 use std::sync::mpsc;
 
 use server::config::{self, Config, Failure, Loaded, Outcome, startup};
-use server::{log, run, systemd};
+use server::run::{self, RunError};
+use server::{log, systemd};
 
 use signals::Signals;
 
@@ -182,21 +183,35 @@ fn start(mut config: Config, events: mpsc::Sender<Event>) -> Box<dyn FnOnce()> {
     log::info!(message, "data-dir" => &config.data_dir, "dir-type" => kind.name());
     match serve::start(&config, events) {
         Ok(stop) => stop,
-        Err((_, reason)) if reason.contains("include") && reason.contains("--initial-cluster") => {
+        Err(error) => give_up(&config, &error),
+    }
+}
+
+/// The records with which a start that failed ends.
+fn give_up(config: &Config, error: &RunError) -> ! {
+    let reason = error.to_string();
+    match error.record() {
+        run::TOKEN_USED => {
+            let discovery = &config.discovery;
+            log::warn!(run::TOKEN_USED, "discovery-token" => &discovery.token,
+                "discovery-endpoints" => &discovery.endpoints, "error" => reason);
+            log::warn!("do not reuse discovery token; generate a new one to bootstrap a cluster");
+            exit(1)
+        }
+        _ if reason.contains("include") && reason.contains("--initial-cluster") => {
             log::warn!("failed to start", "error" => reason);
             if config.initial_cluster == config.initial_cluster_from_name(&config.name) {
                 log::warn!("forgot to set --initial-cluster?");
             }
             exit(1)
         }
-        Err((record @ run::TOKEN_USED, reason)) => {
-            let discovery = &config.discovery;
-            log::warn!(record, "discovery-token" => &discovery.token,
-                "discovery-endpoints" => &discovery.endpoints, "error" => reason);
-            log::warn!("do not reuse discovery token; generate a new one to bootstrap a cluster");
-            exit(1)
-        }
-        Err((record, reason)) => log::fatal(record, &[("error", reason.into())]),
+        record => match error {
+            RunError::Descriptors { limit, recommended } => log::fatal(
+                &reason,
+                &[("limit", (*limit).into()), ("recommended-limit", (*recommended).into())],
+            ),
+            _ => log::fatal(record, &[("error", reason.into())]),
+        },
     }
 }
 

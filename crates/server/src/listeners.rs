@@ -42,7 +42,11 @@ pub(crate) struct Listeners {
 impl Listeners {
     pub(crate) fn bind(config: &Config) -> Result<Self, RunError> {
         log::info!("configuring peer listeners", "listen-peer-urls" => &config.listen_peer_urls);
-        let peer = bind_all(&config.listen_peer_urls, config)?;
+        let peer = bind_all(&config.listen_peer_urls, config).inspect_err(|error| {
+            if matches!(error, RunError::Listen { .. }) {
+                log::error!("creating peer listener failed", "error" => error.to_string());
+            }
+        })?;
         log::info!("configuring client listeners", "listen-client-urls" => &config.listen_client_urls);
         let clients = &config.listen_client_urls;
         let twice = |url: &&Url| clients.iter().any(|other| address_of(other) == address_of(url));
@@ -172,7 +176,7 @@ fn address_of(url: &Url) -> String {
 fn bind_all(urls: &[Url], config: &Config) -> Result<Vec<Bound>, RunError> {
     let limit = descriptor_limit();
     if limit <= RESERVED_DESCRIPTORS {
-        return Err(RunError::Descriptors { limit });
+        return Err(RunError::Descriptors { limit, recommended: RESERVED_DESCRIPTORS });
     }
     let mut all: Vec<Bound> = Vec::new();
     for url in urls {
@@ -182,11 +186,26 @@ fn bind_all(urls: &[Url], config: &Config) -> Result<Vec<Bound>, RunError> {
             bound.secure |= secure;
             continue;
         }
-        let listener = bind(url, config)
-            .map_err(|source| RunError::Listen { address: url.host().to_owned(), source })?;
+        let network = if url.is_unix() { "unix" } else { "tcp" };
+        let address = format!("{}{}", url.host(), url.path());
+        let listener = bind(url, config).map_err(|source| RunError::Listen { network, address, source })?;
         all.push(Bound { url: url.clone(), plain, secure, listener });
     }
     Ok(all)
+}
+
+/// Removes the files of unix sockets that a member listened on.
+pub(crate) fn remove_sockets(config: &Config) {
+    let lists = [
+        &config.listen_peer_urls,
+        &config.listen_client_urls,
+        &config.listen_client_http_urls,
+        &config.listen_metrics_urls,
+    ];
+    for url in lists.into_iter().flatten().filter(|url| url.is_unix()) {
+        // Who removed it before did what was to be done.
+        let _ = std::fs::remove_file(format!("{}{}", url.host(), url.path()));
+    }
 }
 
 fn bind(url: &Url, config: &Config) -> std::io::Result<Listener> {

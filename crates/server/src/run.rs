@@ -19,7 +19,7 @@ use crate::config::url::Url;
 use crate::config::{Config, startup};
 use crate::discovery;
 use crate::discovery::names::NamesError;
-use crate::listeners::{Listeners, RESERVED_DESCRIPTORS};
+use crate::listeners::{self, Listeners};
 use crate::log;
 pub use crate::peers::REMOVED;
 use crate::security::{Security, SecurityError};
@@ -38,20 +38,22 @@ pub enum RunError {
     #[error(transparent)]
     Start(#[from] StartError),
     /// An address could not be bound.
-    #[error("listen tcp {address}: {source}")]
+    #[error("listen {network} {address}: bind: {}", log::reason(source))]
     Listen {
+        /// `tcp` or `unix`.
+        network: &'static str,
         /// What was to be bound.
         address: String,
         /// Why not.
         source: std::io::Error,
     },
     /// Too few descriptors.
-    #[error(
-        "file descriptor limit of etcd process is too low; please set higher (limit {limit}, recommended {RESERVED_DESCRIPTORS} and one for each client)"
-    )]
+    #[error("file descriptor limit of etcd process is too low; please set higher")]
     Descriptors {
         /// The limit.
         limit: u64,
+        /// What the member needs for itself; there have to be more.
+        recommended: u64,
     },
     /// Its TLS.
     #[error(transparent)]
@@ -174,6 +176,7 @@ impl Serving {
         runtime.block_on(futures_util::future::join_all(stops));
         runtime.block_on(running.node.leave_leadership());
         running.stop();
+        listeners::remove_sockets(&config);
         log::info!("closed etcd server", "name" => &config.name, "data-dir" => &config.data_dir);
     }
 }
@@ -214,6 +217,7 @@ fn options(config: &Config) -> Result<start::Options, RunError> {
             .map_err(|error| RunError::Fatal(error.to_string()))?,
             bcrypt_cost: bcrypt_cost(config.bcrypt_cost),
         },
+        initial_election_tick_advance: config.initial_election_tick_advance,
         local_address: local_address(config),
         raft_read_timeout: config.raft_read_timeout.to_std(),
         raft_write_timeout: config.raft_write_timeout.to_std(),

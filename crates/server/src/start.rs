@@ -61,6 +61,8 @@ pub struct Options {
     pub join_existing: bool,
     /// The registry in which a new cluster finds its members.
     pub discovery: Option<crate::config::Discovery>,
+    /// `--initial-election-tick-advance`.
+    pub initial_election_tick_advance: bool,
     /// The address that connections to peers come from, if it was chosen.
     pub local_address: Option<std::net::IpAddr>,
     /// `--raft-read-timeout`.
@@ -472,6 +474,9 @@ impl<'a> Assembly<'a> {
         let duties_node = node.clone();
         let duties_fatal = fatal.clone();
         workers.spawn_on(0, move || duties::run(duties_node, duty_queue, published, duties_fatal));
+        let starting = node.clone();
+        let (wanted, ticks) = (options.initial_election_tick_advance, setup.election_ticks);
+        workers.spawn_on(0, move || duties::advance_first_election(starting, wanted, ticks));
         if let Some(retention) = options.auto_compaction {
             let compacting = node.clone();
             workers.spawn_on(0, move || duties::compact(compacting, retention));

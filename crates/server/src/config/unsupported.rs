@@ -33,7 +33,7 @@ pub const LATER: &[Later] = &[
 
 // Read and checked, not listed above and still without effect, because their default has the same
 // effect or because they only tune what is listed:
-// initial-election-tick-advance, backend-bbolt-freelist-type,
+// backend-bbolt-freelist-type,
 // socket-reuse-address (always on),
 // enable-grpc-gateway (there is none to turn off), the other discovery and tracing flags,
 // log-rotation-config-json, v2-deprecation and discovery-fallback (without effect in etcd too).

@@ -129,15 +129,18 @@ fn members_of(
     let servers = resolver.servers(&format!("_{service}._tcp.{}", config.discovery_srv)).map_err(asked)?;
     let (mut members, mut unnamed, mut last_error) = (Vec::new(), 0, None);
     for server in servers {
-        let address = match resolver.address(&authority(&server.target, server.port)) {
+        // The name in the record ends with a dot: so nobody adds a domain of his own to it, but not every file
+        // of names knows it like that.
+        let host = server.target.strip_suffix('.').unwrap_or(&server.target);
+        let spellings = [server.target.as_str(), host].map(|name| authority(name, server.port));
+        let found = resolver.address(&spellings[0]);
+        let address = match found.or_else(|error| resolver.address(&spellings[1]).map_err(|_| error)) {
             Ok(address) => address,
             Err(error) => {
                 last_error = Some(log::reason(&error));
                 continue;
             }
         };
-        // The name in the record ends with a dot, which has no place in a URL.
-        let host = server.target.strip_suffix('.').unwrap_or(&server.target);
         let url = format!("{scheme}://{}", authority(host, server.port));
         let name = match own.get(&address) {
             Some(expected) if expected.scheme() != scheme => {

@@ -140,6 +140,12 @@ impl RaftThread {
                 self.note_voters();
                 return Ok(true);
             }
+            Input::Advance(ticks) => {
+                for _ in 0..ticks {
+                    self.member.handle(member::Input::Tick)?;
+                }
+                return Ok(true);
+            }
             Input::Campaign => member::Input::Campaign,
             Input::Stop => return Ok(false),
         };
