@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -20,7 +21,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A member in a directory of its own. Killed on drop.
 struct Run {
-    dir: TempDir,
+    dir: Arc<TempDir>,
+    /// Name of the file with its records.
+    log: String,
     child: Child,
 }
 
@@ -32,8 +35,11 @@ fn socket(name: &str) -> String {
 impl Run {
     /// Starts `words` in front of the program: wrappers, or nothing.
     fn start(wrapper: &[&str], args: &[&str]) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let log = fs::File::create(dir.path().join("log")).expect("the log");
+        Self::start_in(Arc::new(tempfile::tempdir().expect("a directory")), "log", wrapper, args)
+    }
+
+    fn start_in(dir: Arc<TempDir>, name: &str, wrapper: &[&str], args: &[&str]) -> Self {
+        let log = fs::File::create(dir.path().join(name)).expect("the log");
         let program = env!("CARGO_BIN_EXE_etcd");
         let mut command = match wrapper {
             [] => Command::new(program),
@@ -53,7 +59,7 @@ impl Run {
             .stderr(log)
             .spawn()
             .expect("the program");
-        Self { dir, child }
+        Self { dir, log: name.to_owned(), child }
     }
 
     /// A member that listens on unix sockets only.
@@ -72,7 +78,7 @@ impl Run {
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(self.path("log")).unwrap_or_default()
+        fs::read_to_string(self.path(&self.log)).unwrap_or_default()
     }
 
     /// Records with this message.
@@ -182,6 +188,41 @@ fn every_listener_may_be_a_unix_socket() {
     run.wait_end();
     for name in ["c:0", "p:0", "h:0", "m:0"] {
         assert!(!run.path(name).exists(), "{name} is left");
+    }
+}
+
+#[test]
+fn members_meet_over_unix_sockets() {
+    let dir = Arc::new(tempfile::tempdir().expect("a directory"));
+    let initial = format!("n0={},n1={}", socket("p0"), socket("p1"));
+    let mut members: Vec<Run> = (0..2)
+        .map(|number| {
+            let (name, client, peer) =
+                (format!("n{number}"), socket(&format!("c{number}")), socket(&format!("p{number}")));
+            let args = [
+                "--name",
+                &name,
+                "--listen-client-urls",
+                &client,
+                "--advertise-client-urls",
+                &client,
+                "--listen-peer-urls",
+                &peer,
+                "--initial-advertise-peer-urls",
+                &peer,
+                "--initial-cluster",
+                &initial,
+            ];
+            Run::start_in(dir.clone(), &format!("{name}.log"), &[], &args)
+        })
+        .collect();
+    for member in &mut members {
+        member.wait_for("ready to serve client requests");
+    }
+    for number in 0..2 {
+        // A linearizable read needs both.
+        let answer = members[number].get(&format!("c{number}:0"), "/health");
+        assert!(answer.contains("\"health\":\"true\""), "{answer}");
     }
 }
 

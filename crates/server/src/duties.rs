@@ -29,7 +29,7 @@ use crate::versions::{
 };
 
 /// How often the primary looks for expired leases and due checkpoints.
-const LEASE_INTERVAL: Duration = Duration::from_millis(500);
+pub(crate) const LEASE_INTERVAL: Duration = Duration::from_millis(500);
 /// Lease revocations under way at once.
 const REVOKES_IN_FLIGHT: usize = 16;
 
@@ -41,7 +41,7 @@ const HEAD_START_LOOKS: u32 = 100;
 const REMOVED_DELAY: Duration = Duration::from_secs(1);
 
 /// How often open file descriptors are counted.
-const DESCRIPTOR_INTERVAL: Duration = Duration::from_secs(10 * 60);
+pub(crate) const DESCRIPTOR_INTERVAL: Duration = Duration::from_secs(10 * 60);
 
 /// How often a member in the recovery mode says so.
 const RECOVERY_INTERVAL: Duration = Duration::from_secs(10 * 60);

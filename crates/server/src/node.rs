@@ -27,6 +27,12 @@ use crate::reads::{self, Reads, Unconfirmed};
 /// Committed entries that may wait for being applied before writes are refused.
 const MAX_COMMIT_APPLY_GAP: u64 = 5000;
 
+/// Whether one more proposal is taken while so many entries wait for being applied. What has priority, the end
+/// of a lease, frees memory and locks: it may wait in a queue twice as long.
+fn is_admitted(gap: u64, has_priority: bool) -> bool {
+    gap <= if has_priority { 2 * MAX_COMMIT_APPLY_GAP } else { MAX_COMMIT_APPLY_GAP }
+}
+
 /// A running member. Clones share it.
 #[derive(Clone)]
 pub struct Node {
@@ -87,6 +93,8 @@ pub struct Inner {
     pub serving: watch::Sender<bool>,
     /// Whether it says no during a defragmentation: the gate `StopGRPCServiceOnDefrag`.
     pub stop_serving_on_defrag: bool,
+    /// Whether revocations of leases have priority: the gate `PriorityRequest`.
+    pub priority_requests: bool,
     /// The file of the backend.
     pub db_path: std::path::PathBuf,
 }
@@ -171,8 +179,11 @@ impl Node {
     ) -> impl Future<Output = Result<Reply, Error>> + use<> {
         let progress = &self.inner.progress;
         let gap = progress.commit.load(Acquire).saturating_sub(progress.applied.load(Acquire));
-        let encoded =
-            if gap > MAX_COMMIT_APPLY_GAP { Err(Error::TooManyRequests) } else { self.encode(request) };
+        let has_priority = self.inner.priority_requests && request.lease_revoke.is_some();
+        let encoded = match is_admitted(gap, has_priority) {
+            true => self.encode(request),
+            false => Err(Error::TooManyRequests),
+        };
         self.clone().wait_for_answer(encoded)
     }
 
@@ -377,5 +388,16 @@ impl Node {
     /// Ports of answers.
     pub fn lanes(&self) -> &Lanes {
         &self.inner.lanes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_admitted;
+
+    #[test]
+    fn proposals_are_taken_up_to_a_gap() {
+        assert!(is_admitted(5000, false) && !is_admitted(5001, false));
+        assert!(is_admitted(10_000, true) && !is_admitted(10_001, true));
     }
 }

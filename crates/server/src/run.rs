@@ -255,8 +255,7 @@ fn local_address(config: &Config) -> Option<std::net::IpAddr> {
     let urls = &config.advertise_peer_urls;
     log::info!("searching for a suitable member local address in AdvertisePeerURLs",
         "advertise-peer-urls" => urls);
-    let addresses = urls.iter().filter_map(|url| url.hostname().parse::<std::net::IpAddr>().ok());
-    let found = addresses.into_iter().find(|address| !address.is_loopback() && !address.is_unspecified());
+    let found = reachable_address(urls);
     match found {
         Some(address) => log::info!("setting member local address", "LocalAddr" => address.to_string()),
         None => log::warn!(
@@ -265,6 +264,12 @@ fn local_address(config: &Config) -> Option<std::net::IpAddr> {
         ),
     }
     found
+}
+
+/// The first address among these URLs that means this machine to others.
+fn reachable_address(urls: &[Url]) -> Option<std::net::IpAddr> {
+    let mut addresses = urls.iter().filter_map(|url| url.hostname().parse::<std::net::IpAddr>().ok());
+    addresses.find(|address| !address.is_loopback() && !address.is_unspecified())
 }
 
 /// The cost of hashing passwords; one that cannot be used is replaced, as upstream does.
@@ -295,4 +300,44 @@ fn retention(config: &Config) -> Result<Option<Retention>, RunError> {
         (revisions, "revision") => Some(Retention::Revisions(revisions)),
         _ => Some(Retention::Period(kept.to_std())),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_source_of_peer_connections_is_chosen() {
+        let urls =
+            |hosts: &[&str]| hosts.iter().map(|host| Url::from_parts("http", host)).collect::<Vec<_>>();
+        let chosen = |hosts: &[&str]| reachable_address(&urls(hosts)).map(|address| address.to_string());
+        assert_eq!(chosen(&["localhost:2380", "127.0.0.1:2380", "0.0.0.0:2380", "[::1]:2380"]), None);
+        assert_eq!(
+            chosen(&["localhost:2380", "10.0.0.7:2380", "10.0.0.8:2380"]).as_deref(),
+            Some("10.0.0.7")
+        );
+        assert_eq!(chosen(&["[fd00::7]:2380"]).as_deref(), Some("fd00::7"));
+    }
+
+    #[test]
+    fn intervals_are_upstreams() {
+        let seconds = Duration::from_secs;
+        let config = Config::default();
+        assert_eq!((config.batch_interval(), config.batch_limit()), (Duration::from_millis(100), 10_000));
+        assert_eq!(config.downgrade_check_time.to_std(), seconds(5));
+        assert_eq!(config.compact_hash_check_time.to_std(), seconds(60));
+        assert_eq!(config.progress_interval(), seconds(600));
+        assert_eq!(config.request_timeout(), seconds(7));
+        assert_eq!(crate::versions::VERSION_INTERVAL, seconds(4));
+        assert_eq!(crate::duties::LEASE_INTERVAL, Duration::from_millis(500));
+        assert_eq!(crate::duties::DESCRIPTOR_INTERVAL, seconds(600));
+        assert_eq!(crate::start::PURGE_INTERVAL, seconds(30));
+        assert_eq!(crate::driver::raft_thread::READ_INDEX_RETRY, Duration::from_millis(500));
+        assert_eq!(CHECKPOINT_INTERVAL, seconds(300));
+        assert!(
+            retention(&config).is_ok_and(|kept| kept.is_none()),
+            "nothing is compacted or rewritten by itself"
+        );
+        assert!(options(&config).is_ok_and(|options| options.bootstrap.defragment_from_bytes.is_none()));
+    }
 }

@@ -50,7 +50,7 @@ use crate::versions;
 /// entries each, so they gain less from the zeros than writing them would cost.
 const PREPARE_PAUSE: Duration = Duration::from_millis(32);
 /// How often old files are looked for.
-const PURGE_INTERVAL: Duration = Duration::from_secs(30);
+pub(crate) const PURGE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How to run a member.
 #[derive(Clone, Debug)]
@@ -462,6 +462,7 @@ impl<'a> Assembly<'a> {
             stopping,
             serving: watch::Sender::new(true),
             stop_serving_on_defrag: options.feature_gates.enabled(Gate::StopGrpcServiceOnDefrag),
+            priority_requests: options.feature_gates.enabled(Gate::PriorityRequest),
             db_path: setup.snap_dir().join("db"),
         });
         peer_side.set_node(Some(node.clone()));

@@ -5,6 +5,7 @@ mod beginnings;
 mod compaction;
 mod counters;
 mod names;
+mod sockets;
 mod space;
 
 use interop::member::Member;

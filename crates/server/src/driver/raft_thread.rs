@@ -19,7 +19,7 @@ use crate::progress::Progress;
 use crate::reads::Reads;
 
 /// After this time without an answer a read point is asked for again.
-const READ_INDEX_RETRY: Duration = Duration::from_millis(500);
+pub(crate) const READ_INDEX_RETRY: Duration = Duration::from_millis(500);
 
 /// Inputs taken before effects are looked at: bounds the time between two looks.
 const INPUTS_PER_ROUND: usize = 1024;
