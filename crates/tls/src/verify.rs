@@ -89,6 +89,34 @@ pub(crate) enum Purpose {
     Client,
 }
 
+/// Whether a server that shows these certificates, the leaf first, is `host` at this time (seconds
+/// since 1970) for somebody who trusts these roots; all as DER.
+///
+/// # Errors
+///
+/// Why it is not believed; also where no certificate is shown or one cannot be read.
+pub fn check_server(shown: &[&[u8]], roots: &[&[u8]], host: &str, now: i64) -> Result<(), VerifyError> {
+    let parse =
+        |list: &[&[u8]]| list.iter().map(|der| Certificate::parse(der)).collect::<Result<Vec<_>, _>>();
+    let (shown, roots) = (parse(shown)?, parse(roots)?);
+    let Some((leaf, others)) = shown.split_first() else { return Err(VerifyError::UnknownAuthority(None)) };
+    verify_server(leaf, others, &roots, host, now)
+}
+
+/// Chain and name of a server: Go looks at time, then name, then chain.
+pub(crate) fn verify_server(
+    leaf: &Certificate,
+    others: &[Certificate],
+    roots: &[Certificate],
+    host: &str,
+    now: i64,
+) -> Result<(), VerifyError> {
+    match verify(leaf, others, roots, Purpose::Server, now) {
+        Err(error @ (VerifyError::Expired(_) | VerifyError::UnhandledCritical)) => Err(error),
+        chain => leaf.check_host(host).and(chain),
+    }
+}
+
 /// Finds a chain from `leaf` to one of `roots`.
 pub(crate) fn verify(
     leaf: &Certificate,
