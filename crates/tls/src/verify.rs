@@ -306,10 +306,12 @@ fn check_names(certificate: &Certificate, constraints: &Constraints) -> Result<(
     for name in &certificate.dns_names {
         let within = |subtree: &Subtree| matches!(subtree, Subtree::Dns(tree) if in_domain(name, tree));
         let kind = |subtree: &Subtree| matches!(subtree, Subtree::Dns(_));
-        // A star must not stand for a name that is excluded.
+        // A star, which is one label, must not stand for a name that is excluded.
         let base = name.strip_prefix("*.");
         let touched = constraints.excluded.iter().any(|subtree| match (subtree, base) {
-            (Subtree::Dns(tree), Some(base)) => in_domain(tree.trim_start_matches('.'), base),
+            (Subtree::Dns(tree), Some(base)) => {
+                tree.split_once('.').is_some_and(|(_, parent)| parent.eq_ignore_ascii_case(base))
+            }
             _ => false,
         });
         if touched {
