@@ -41,6 +41,10 @@ pub(crate) struct Listeners {
 
 impl Listeners {
     pub(crate) fn bind(config: &Config) -> Result<Self, RunError> {
+        if config.socket_reuse_address || config.socket_reuse_port {
+            log::info!("configuring socket options",
+                "reuse-address" => config.socket_reuse_address, "reuse-port" => config.socket_reuse_port);
+        }
         log::info!("configuring peer listeners", "listen-peer-urls" => &config.listen_peer_urls);
         let peer = bind_all(&config.listen_peer_urls, config).inspect_err(|error| {
             if matches!(error, RunError::Listen { .. }) {
