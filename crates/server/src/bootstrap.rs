@@ -705,25 +705,12 @@ fn assemble(options: &Options, backend: Backend, log: OpenLog) -> Result<Parts, 
     })
 }
 
-/// A larger quota is only warned of.
-const MAX_QUOTA_BYTES: i64 = 8 << 30;
-
 /// Says which quota holds.
 fn log_quota(quota: Quota) {
     let bytes = quota.reported_bytes();
     let text = size::text(u64::try_from(bytes).unwrap_or_default());
     let is_default = bytes == Quota::from_flag(0).reported_bytes();
     let (name, size_field) = (("quota-name", "v3-applier".into()), ("quota-size-bytes", bytes.into()));
-    if bytes > MAX_QUOTA_BYTES {
-        log::warn!(
-            "quota exceeds the maximum value",
-            "quota-name" => "v3-applier",
-            "quota-size-bytes" => bytes,
-            "quota-size" => &text,
-            "quota-maximum-size-bytes" => MAX_QUOTA_BYTES,
-            "quota-maximum-size" => size::text(MAX_QUOTA_BYTES as u64)
-        );
-    }
     match bytes {
         ..0 => log::info("disabled backend quota", &[name, size_field]),
         _ if is_default => {

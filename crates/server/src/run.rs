@@ -23,7 +23,6 @@ use crate::listeners::{self, Listeners};
 use crate::log;
 pub use crate::peers::REMOVED;
 use crate::security::{Security, SecurityError};
-use crate::size;
 use crate::start::{self, Running, StartError};
 
 /// Time between two checkpoints of a long lease.
@@ -106,7 +105,6 @@ pub fn start(config: &Config, ended: impl FnOnce(String) + Send + 'static) -> Re
     let mut listeners = Listeners::bind(config)?;
     announce(config)?;
     let peers = listeners.take_peer(&peer_security);
-    warn_of_large_requests(config);
     let (disk, clock) = (Arc::new(RealDisk), Arc::new(RealClock::default()));
     let running = start::start(disk, clock, &options(config)?, peers, Some(peer_security))?;
     log::info!(
@@ -180,21 +178,6 @@ impl Serving {
         running.stop();
         listeners::remove_sockets(&config);
         log::info!("closed etcd server", "name" => &config.name, "data-dir" => &config.data_dir);
-    }
-}
-
-/// Requests up to this size are recommended; a larger limit is only warned of.
-const RECOMMENDED_REQUEST_BYTES: u64 = 10 << 20;
-
-fn warn_of_large_requests(config: &Config) {
-    if config.max_request_bytes > RECOMMENDED_REQUEST_BYTES {
-        log::warn!(
-            "exceeded recommended request limit",
-            "max-request-bytes" => config.max_request_bytes,
-            "max-request-size" => size::text(config.max_request_bytes),
-            "recommended-request-bytes" => RECOMMENDED_REQUEST_BYTES,
-            "recommended-request-size" => size::text(RECOMMENDED_REQUEST_BYTES)
-        );
     }
 }
 
