@@ -151,6 +151,22 @@ impl From<Unanswered> for Error {
     }
 }
 
+/// Counts a proposal as long as somebody waits for it, also if he leaves before it is answered.
+struct Pending<'m>(&'m Metrics);
+
+impl<'m> Pending<'m> {
+    fn new(metrics: &'m Metrics) -> Self {
+        metrics.proposal_pending(1);
+        Self(metrics)
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.proposal_pending(-1);
+    }
+}
+
 /// A request ready for the log.
 struct Encoded {
     id: RequestId,
@@ -258,9 +274,9 @@ impl Node {
     async fn wait_for_answer(self, encoded: Result<Encoded, Error>) -> Result<Reply, Error> {
         let Encoded { id, payload, kind } = encoded?;
         let start = Instant::now();
-        self.inner.metrics.proposal_pending(1);
+        let pending = Pending::new(&self.inner.metrics);
         let result = lanes::propose(id, payload, self.inner.request_timeout).await;
-        self.inner.metrics.proposal_pending(-1);
+        drop(pending);
         match result {
             Ok((answer, took)) => {
                 self.inner.metrics.request(kind, answer.result.is_ok(), took);
