@@ -57,6 +57,8 @@ pub struct Answer {
     pub id: RequestId,
     /// Its result.
     pub result: Result<Reply, ApplyError>,
+    /// When it began to be applied, and when it was, by the member's clock.
+    pub applied: (Duration, Duration),
 }
 
 /// Why a proposal has no answer from the state machine.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Acquire;
 use std::time::{Duration, Instant};
 
+use api::grpc::{Stages, note_stages, wants_stages};
 use apply::{ApplyError, Quota, Reply, RequestKind, Shared};
 use backend::Backend;
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use crate::driver::Input;
 use crate::lanes::{self, Answer, Lanes, Unanswered};
 use crate::mailbox::Sender;
 use crate::metrics::Metrics;
+use crate::observe::slow;
 use crate::progress::Progress;
 use crate::reads::{self, Reads, Unconfirmed};
 
@@ -247,6 +249,9 @@ impl Node {
         match result {
             Ok((answer, took)) => {
                 self.inner.metrics.request(kind, answer.result.is_ok(), took);
+                if wants_stages(took) {
+                    self.note_stages(&answer, took);
+                }
                 Ok(answer.result?)
             }
             Err(reason) => {
@@ -254,6 +259,17 @@ impl Node {
                 Err(self.explain(reason, start))
             }
         }
+    }
+
+    /// Leaves what a request went through, for whoever looks at the call.
+    fn note_stages(&self, answer: &Answer, took: Duration) {
+        let clock_now = self.inner.clock.now();
+        let (begun, ended) = answer.applied;
+        note_stages(Stages {
+            agreed: None,
+            proposed: Instant::now().checked_sub(took),
+            applied: slow::instant_of(begun, clock_now).zip(slow::instant_of(ended, clock_now)),
+        });
     }
 
     /// Waits for a point after which a read sees every write that was acknowledged before the

@@ -315,7 +315,7 @@ pub struct Config {
 const DEFAULT_PEER_URL: &str = "http://localhost:2380";
 const DEFAULT_CLIENT_URL: &str = "http://localhost:2379";
 const DEFAULT_NAME: &str = "default";
-const DEFAULT_ROTATION: &str =
+pub(crate) const DEFAULT_ROTATION: &str =
     r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#;
 const DEFAULT_SNAPSHOT_COUNT: u64 = 10_000;
 const SNAPSHOT_COUNT_3_5: u64 = 100_000;

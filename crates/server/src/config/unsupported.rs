@@ -21,7 +21,6 @@ const fn later(flag: &'static str, feature: &'static str) -> Later {
 }
 
 const DISCOVERY: &str = "discovery of the first members";
-const TRACING: &str = "distributed tracing";
 
 /// The whole list.
 pub const LATER: &[Later] = &[
@@ -29,22 +28,16 @@ pub const LATER: &[Later] = &[
     later("discovery-endpoints", DISCOVERY),
     later("discovery-srv", DISCOVERY),
     later("discovery-srv-name", DISCOVERY),
-    later("enable-distributed-tracing", TRACING),
-    later("enable-pprof", "profiling"),
-    later("enable-log-rotation", "log rotation"),
     later("memory-mlock", "locking memory"),
     later("bootstrap-defrag-threshold-megabytes", "defragmentation at start"),
-    later("warning-apply-duration", "logging slow requests"),
-    later("warning-unary-request-duration", "logging slow requests"),
-    later("metrics", "latency histograms of calls"),
 ];
 
 // Read and checked, not listed above and still without effect, because their default has the same
 // effect or because they only tune what is listed:
 // initial-election-tick-advance, backend-bbolt-freelist-type,
 // socket-reuse-address (always on),
-// enable-grpc-gateway (there is none to turn off), the other discovery and tracing flags,
-// log-rotation-config-json, v2-deprecation and discovery-fallback (without effect in etcd too).
+// enable-grpc-gateway (there is none to turn off), the other discovery flags,
+// v2-deprecation and discovery-fallback (without effect in etcd too).
 
 /// Gates whose feature is still to come. Gates that only tune are harmless and not listed.
 const LATER_GATES: &[(Gate, &str)] = &[
@@ -77,9 +70,6 @@ pub fn unsupported(config: &Config) -> Option<String> {
     {
         return refuse(url.to_string(), "listening for peers or metrics on a unix socket");
     }
-    if config.log.outputs.iter().any(|output| output == "systemd/journal") {
-        return refuse("--log-outputs=systemd/journal".to_owned(), "logging to the journal");
-    }
     None
 }
 
@@ -99,10 +89,10 @@ mod tests {
     fn defaults_are_fine_and_missing_features_are_named() {
         let mut config = Config::default();
         assert_eq!(unsupported(&config), None);
-        config.enable_pprof = true;
+        config.memory_mlock = true;
         assert_eq!(
             unsupported(&config).unwrap(),
-            "--enable-pprof is not supported by this build yet: profiling is still to come; remove it to start"
+            "--memory-mlock is not supported by this build yet: locking memory is still to come; remove it to start"
         );
         let mut config = Config::default();
         config.feature_gates.merge("StopGRPCServiceOnDefrag=true").unwrap();
