@@ -17,6 +17,7 @@ mod member;
 mod members;
 pub mod metrics;
 pub mod node;
+mod notes;
 mod observe;
 pub mod otlp;
 mod peers;

@@ -306,6 +306,10 @@ impl Node {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(Unconfirmed::Stopped),
             Err(_) => {
+                crate::log::warn!(
+                    "timed out waiting for read index response (local node might have slow network)",
+                    "timeout" => self.inner.request_timeout
+                );
                 self.inner.metrics.read_index_failed();
                 Err(Unconfirmed::Timeout)
             }

@@ -19,6 +19,7 @@ use crate::config::url::Url;
 use crate::config::{Config, startup};
 use crate::listeners::{Listeners, RESERVED_DESCRIPTORS};
 use crate::log;
+use crate::notes;
 use crate::otlp::Tracer;
 pub use crate::peers::REMOVED;
 use crate::security::{Security, SecurityError};
@@ -94,6 +95,7 @@ pub fn start(config: &Config, ended: impl FnOnce(String) + Send + 'static) -> Re
     let mut listeners = Listeners::bind(config)?;
     let tracer = start_tracing(config)?;
     announce(config)?;
+    notes::warn_of_settings(config);
     let peers = listeners.take_peer(&peer_security);
     let (disk, clock) = (Arc::new(RealDisk), Arc::new(RealClock::default()));
     let running = start::start(disk, clock, &options(config)?, peers, Some(peer_security))?;

@@ -212,10 +212,11 @@ fn heap(as_text: bool) -> DebugPage {
         }
         return DebugPage::text(200, text);
     }
-    let mut builder = Builder::new(&[("resident_space", "bytes"), ("dirty_space", "bytes")], &[]);
+    let mut builder = Builder::new(&[("dirty_space", "bytes"), ("resident_space", "bytes")], &[]);
     builder.remark("memory by what it is mapped from: this server keeps no record of allocations");
     for (name, entry) in &uses {
-        let value = [entry.resident_bytes, entry.dirty_bytes];
+        // The last one is what is shown first.
+        let value = [entry.dirty_bytes, entry.resident_bytes];
         builder.thing(name, value.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)).to_vec());
     }
     file("heap", builder.finish())
@@ -302,7 +303,7 @@ mod tests {
         let threads = decode(&get("/debug/pprof/goroutine", ""));
         assert!(has_function(&threads, "::"), "names of functions");
         let heap = decode(&get("/debug/pprof/heap", ""));
-        assert!(has_function(&heap, "libc") && heap.sample.iter().all(|sample| sample.value[0] > 0));
+        assert!(has_function(&heap, "libc") && heap.sample.iter().all(|sample| sample.value[1] > 0));
         let cpu = decode(&get("/debug/pprof/profile", "seconds=1"));
         assert_eq!(cpu.period, 10_000_000);
         assert!(cpu.duration_nanos >= 1_000_000_000);
