@@ -133,7 +133,8 @@ pub fn start(config: &Config, ended: impl FnOnce(String) + Send + 'static) -> Re
 
 /// Begins to export spans, if that is wanted.
 fn start_tracing(config: &Config) -> Result<Option<Arc<Tracer>>, RunError> {
-    let tracer = Tracer::start(&config.tracing).map_err(|error| RunError::Start(StartError::Thread(error)))?;
+    let tracer =
+        Tracer::start(&config.tracing).map_err(|error| RunError::Start(StartError::Thread(error)))?;
     if tracer.is_some() {
         log::info!("distributed tracing setup enabled");
         log::debug!(

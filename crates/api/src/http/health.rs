@@ -190,7 +190,10 @@ async fn sickness<M: Member>(
         let name = pb::AlarmType::try_from(alarm.alarm).map_or("UNKNOWN", |kind| kind.as_str_name());
         if !excluded(name) {
             let member = types::MemberId(alarm.member_id);
-            tracing::warn!(alarm = format!("memberID:{member} alarm:{name}"), "serving /health false due to an alarm");
+            tracing::warn!(
+                alarm = format!("memberID:{member} alarm:{name}"),
+                "serving /health false due to an alarm"
+            );
             return Some(format!("ALARM {name}"));
         }
     }

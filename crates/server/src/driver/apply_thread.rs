@@ -218,8 +218,7 @@ impl ApplyThread {
             }
             Some(FollowUp::RaiseNoSpace) => {
                 // The answer waits until the alarm is committed.
-                let answer =
-                    applied.request.map(|id| Answer { id, result: applied.result, applied: times });
+                let answer = applied.request.map(|id| Answer { id, result: applied.result, applied: times });
                 let _ = self.duties.send(Duty::RaiseNoSpace { answer });
                 return;
             }

@@ -291,7 +291,8 @@ mod tests {
 
     #[test]
     fn the_flag_is_read_in_any_case() {
-        let json = r#"{"maxSize": 7, "MaxAge": 3, "maxbackups": 2, "localtime": true, "Compress": true, "x": 1}"#;
+        let json =
+            r#"{"maxSize": 7, "MaxAge": 3, "maxbackups": 2, "localtime": true, "Compress": true, "x": 1}"#;
         let want = Rotation {
             max_bytes: 7 << 20,
             max_age_days: 3,
@@ -313,11 +314,8 @@ mod tests {
         for line in ["12345\n", "678\n", "a longer one than a file\n", "z\n"] {
             file.write(line.as_bytes()).unwrap();
         }
-        let old: Vec<String> = old_files(&path)
-            .unwrap()
-            .iter()
-            .map(|old| fs::read_to_string(&old.path).unwrap())
-            .collect();
+        let old: Vec<String> =
+            old_files(&path).unwrap().iter().map(|old| fs::read_to_string(&old.path).unwrap()).collect();
         assert_eq!(old, ["a longer one than a file\n", "12345\n678\n"]);
         assert_eq!(fs::read_to_string(&path).unwrap(), "z\n");
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);

@@ -58,11 +58,8 @@ impl AppliedEntry<'_> {
             write_slow(metrics, self.took, limit, "", &request, &response, error.clone());
         }
         if self.is_failure() {
-            let mut fields: Vec<Field<'_>> = vec![
-                ("took", self.took.into()),
-                ("request", request.into()),
-                ("response", response.into()),
-            ];
+            let mut fields: Vec<Field<'_>> =
+                vec![("took", self.took.into()), ("request", request.into()), ("response", response.into())];
             fields.extend(error.map(|error| ("error", error.into())));
             log::warn("failed to apply request", &fields);
         }
@@ -182,10 +179,12 @@ impl Stats {
             "/etcdserverpb.KV/Put" => {
                 pb::PutRequest::decode(request.clone()).map(|message| known(1, 0, text::put(&message)))
             }
-            "/etcdserverpb.KV/DeleteRange" => pb::DeleteRangeRequest::decode(request.clone()).map(|message| {
-                let reply = reply.and_then(|reply| pb::DeleteRangeResponse::decode(reply).ok());
-                known(0, reply.map_or(0, |reply| reply.deleted), text::delete_range(&message))
-            }),
+            "/etcdserverpb.KV/DeleteRange" => {
+                pb::DeleteRangeRequest::decode(request.clone()).map(|message| {
+                    let reply = reply.and_then(|reply| pb::DeleteRangeResponse::decode(reply).ok());
+                    known(0, reply.map_or(0, |reply| reply.deleted), text::delete_range(&message))
+                })
+            }
             "/etcdserverpb.KV/Txn" => {
                 let reply = reply.and_then(|reply| pb::TxnResponse::decode(reply).ok());
                 pb::TxnRequest::decode(request.clone()).map(|message| Self::of_txn(&message, reply.as_ref()))
@@ -401,9 +400,9 @@ mod tests {
             header: Some(pb::ResponseHeader { revision: 2, ..Default::default() }),
             ..Default::default()
         };
-        let (good, bad) =
-            (Ok(Reply::Put(reply)), Err(ApplyError::LeaseNotFound(types::LeaseId(7))));
-        let entry = |result, millis| AppliedEntry { data: &data, result, took: Duration::from_millis(millis) };
+        let (good, bad) = (Ok(Reply::Put(reply)), Err(ApplyError::LeaseNotFound(types::LeaseId(7))));
+        let entry =
+            |result, millis| AppliedEntry { data: &data, result, took: Duration::from_millis(millis) };
         assert!(!entry(&good, 100).is_notable(limit));
         assert!(!entry(&Err(ApplyError::Compacted), 1).is_notable(limit));
         for entry in [entry(&good, 101), entry(&bad, 1)] {
@@ -455,10 +454,7 @@ mod tests {
             reply: None,
             code: api::grpc::Code::Ok,
             message: "",
-            stages: api::grpc::Stages {
-                applied: Some((after(400), after(490))),
-                ..Default::default()
-            },
+            stages: api::grpc::Stages { applied: Some((after(400), after(490))), ..Default::default() },
             span: None,
         };
         let capture = log::Capture::start();

@@ -215,10 +215,7 @@ pub fn raft_request(request: &pb::InternalRaftRequest) -> String {
             .text
     });
     if let Some(grant) = &request.lease_grant {
-        return format!(
-            "header:<{header}> lease_grant:<ttl:{}-second id:{:016x}>",
-            grant.ttl, grant.id
-        );
+        return format!("header:<{header}> lease_grant:<ttl:{}-second id:{:016x}>", grant.ttl, grant.id);
     }
     if let Some(revoke) = &request.lease_revoke {
         return format!("header:<{header}> lease_revoke:<id:{:016x}>", revoke.id);
@@ -280,13 +277,11 @@ fn others(fields: Fields, request: &pb::InternalRaftRequest) -> Fields {
         return fields.group("auth_user_get", &named(&user.name));
     }
     if let Some(grant) = &request.auth_user_grant_role {
-        let inner =
-            Fields::new().bytes("user", grant.user.as_bytes()).bytes("role", grant.role.as_bytes());
+        let inner = Fields::new().bytes("user", grant.user.as_bytes()).bytes("role", grant.role.as_bytes());
         return fields.group("auth_user_grant_role", &inner.text);
     }
     if let Some(revoke) = &request.auth_user_revoke_role {
-        let inner =
-            Fields::new().bytes("name", revoke.name.as_bytes()).bytes("role", revoke.role.as_bytes());
+        let inner = Fields::new().bytes("name", revoke.name.as_bytes()).bytes("role", revoke.role.as_bytes());
         return fields.group("auth_user_revoke_role", &inner.text);
     }
     if let Some(role) = &request.auth_role_add {
@@ -362,8 +357,7 @@ mod tests {
         let header = || Some(pb::RequestHeader { id: 7, ..Default::default() });
         let key = |key: &'static str| pb::RangeRequest { key: key.into(), ..Default::default() };
         let put = pb::PutRequest { key: "foo".into(), value: "bar".into(), ..Default::default() };
-        let odd =
-            pb::PutRequest { key: (&b"q\"\x01\xff"[..]).into(), prev_kv: true, ..Default::default() };
+        let odd = pb::PutRequest { key: (&b"q\"\x01\xff"[..]).into(), prev_kv: true, ..Default::default() };
         let secret = pb::PutRequest { key: "a".into(), value: "secret".into(), ..Default::default() };
         let leased = pb::PutRequest { key: "k".into(), value: "v".into(), lease: 18, ..Default::default() };
         let value = pb::Compare {

@@ -67,7 +67,8 @@ impl Exporter {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let counter = lost.clone();
         let thread = std::thread::Builder::new().name("otlp".to_owned()).spawn(move || {
-            let sending = Sending { target, spans, stopping, stopped: false, lost: counter, connection: None };
+            let sending =
+                Sending { target, spans, stopping, stopped: false, lost: counter, connection: None };
             LocalSet::new().block_on(&runtime, sending.run());
         })?;
         Ok(Self { queue, lost, running: Mutex::new(Some((running, thread))) })

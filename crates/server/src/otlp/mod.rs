@@ -274,10 +274,8 @@ fn inner(call: &Ended<'_>) -> Option<(&'static str, Vec<KeyValue>)> {
         "/etcdserverpb.KV/Txn" => ("txn", txn(&pb::TxnRequest::decode(request).ok()?)),
         "/etcdserverpb.KV/Compact" => {
             let message = pb::CompactionRequest::decode(request).ok()?;
-            let attributes = vec![
-                KeyValue::new("is_physical", message.physical),
-                KeyValue::new("rev", message.revision),
-            ];
+            let attributes =
+                vec![KeyValue::new("is_physical", message.physical), KeyValue::new("rev", message.revision)];
             ("compact", attributes)
         }
         "/etcdserverpb.Lease/LeaseGrant" => {
@@ -373,7 +371,9 @@ mod tests {
         let parent =
             Parent::parse(b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01").expect("a parent");
         assert!(parent.is_sampled && parent.trace[0] == 0x0a && parent.span[7] == 0x31);
-        assert!(!Parent::parse(b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00").unwrap().is_sampled);
+        assert!(
+            !Parent::parse(b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00").unwrap().is_sampled
+        );
         let later = b"cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more";
         assert!(Parent::parse(later).is_some());
         for junk in [

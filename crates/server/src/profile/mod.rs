@@ -60,7 +60,11 @@ const PAGES: [(&str, &str, bool); 10] = [
     ("block", "Where threads waited for each other. Not recorded here", false),
     ("cmdline", "The command line of this process", true),
     ("goroutine", "What every thread does now. With debug=1 as text", true),
-    ("heap", "Memory by what it is mapped from. With debug=1 as text, with the figures of the allocator", true),
+    (
+        "heap",
+        "Memory by what it is mapped from. With debug=1 as text, with the figures of the allocator",
+        true,
+    ),
     ("mutex", "Who held locks that others waited for. Not recorded here", false),
     (
         "profile",
@@ -75,7 +79,10 @@ const PAGES: [(&str, &str, bool); 10] = [
 /// Answers a page below `/debug/`; `None` for those that are not ours. Takes as long as the profile.
 pub fn answer(request: &DebugRequest, cancelled: &AtomicBool) -> Option<DebugPage> {
     if matches!(request.path.as_str(), "/debug/requests" | "/debug/events") {
-        return Some(missing("traces of the gRPC library", "the log has a record \"request stats\" per request"));
+        return Some(missing(
+            "traces of the gRPC library",
+            "the log has a record \"request stats\" per request",
+        ));
     }
     let name = request.path.strip_prefix(PREFIX)?;
     let parameter = |name: &str| request.query.iter().find(|(key, _)| key == name).map(|(_, value)| &**value);
@@ -91,14 +98,17 @@ pub fn answer(request: &DebugRequest, cancelled: &AtomicBool) -> Option<DebugPag
             DebugPage::text(200, secrets::shown_words(&words).join("\0"))
         }
         "/profile" => {
-            let seconds = parameter("seconds").and_then(|text| text.parse().ok()).filter(|seconds| *seconds > 0);
+            let seconds =
+                parameter("seconds").and_then(|text| text.parse().ok()).filter(|seconds| *seconds > 0);
             cpu(Duration::from_secs(seconds.unwrap_or(DEFAULT_SECONDS)), cancelled)
         }
         "/goroutine" => threads(as_text),
         "/heap" => heap(as_text),
         "/symbol" => symbol(&request.raw_query),
         "/allocs" => missing("a record of allocations", "memory by mapping is at heap"),
-        "/block" | "/mutex" => missing("a record of waiting for locks", "what threads do now is at goroutine"),
+        "/block" | "/mutex" => {
+            missing("a record of waiting for locks", "what threads do now is at goroutine")
+        }
         "/threadcreate" => missing("a record of thread starts", "the threads there are now are at goroutine"),
         "/trace" => missing("an execution trace", "where CPU time goes is at profile"),
         _ => DebugPage::text(404, "Unknown profile\n".to_owned()),
@@ -106,7 +116,13 @@ pub fn answer(request: &DebugRequest, cancelled: &AtomicBool) -> Option<DebugPag
 }
 
 fn missing(what: &str, instead: &str) -> DebugPage {
-    DebugPage::text(501, format!("this server keeps no {}: {instead}\n", what.trim_start_matches("a ").trim_start_matches("an ")))
+    DebugPage::text(
+        501,
+        format!(
+            "this server keeps no {}: {instead}\n",
+            what.trim_start_matches("a ").trim_start_matches("an ")
+        ),
+    )
 }
 
 fn refused(error: &ProfileError) -> DebugPage {

@@ -53,9 +53,7 @@ pub struct Tables {
 impl Module {
     /// Whether an address lies in its code.
     pub fn has_code_at(&self, address: u64) -> bool {
-        self.segments
-            .iter()
-            .any(|segment| segment.is_code && (segment.start..segment.end).contains(&address))
+        self.segments.iter().any(|segment| segment.is_code && (segment.start..segment.end).contains(&address))
     }
 
     /// The rules for unwinding.
@@ -76,11 +74,7 @@ impl Module {
 
 /// All that is loaded now.
 pub fn loaded() -> Vec<Module> {
-    unsafe extern "C" fn add(
-        info: *mut libc::dl_phdr_info,
-        _: libc::size_t,
-        modules: *mut c_void,
-    ) -> c_int {
+    unsafe extern "C" fn add(info: *mut libc::dl_phdr_info, _: libc::size_t, modules: *mut c_void) -> c_int {
         // SAFETY: the loader passes a description that is valid during the call, and the pointer that was
         // given to it below.
         let (info, modules) = unsafe { (&*info, &mut *modules.cast::<Vec<Module>>()) };
@@ -145,11 +139,7 @@ fn tables(segments: &[Segment], start: u64, length: u64) -> Option<Tables> {
     // The header does not say how long the rules are: they end with an empty one, within their segment.
     let segment = segments.iter().find(|segment| (segment.start..segment.end).contains(&frames))?;
     let rules = memory(segments, frames, segment.end - frames)?;
-    Some(Tables {
-        frames: EhFrame::new(rules, LittleEndian),
-        header,
-        bases: bases.set_eh_frame(frames),
-    })
+    Some(Tables { frames: EhFrame::new(rules, LittleEndian), header, bases: bases.set_eh_frame(frames) })
 }
 
 /// The note of the linker, in hexadecimal.

@@ -76,7 +76,9 @@ impl Frame {
         let row = rules.unwind_info_for_address(&tables.frames, &tables.bases, context, place).ok()?;
         let before = |register: gimli::Register| *self.registers.get(usize::from(register.0))?;
         let top = match row.cfa() {
-            CfaRule::RegisterAndOffset { register, offset } => before(*register)?.wrapping_add_signed(*offset),
+            CfaRule::RegisterAndOffset { register, offset } => {
+                before(*register)?.wrapping_add_signed(*offset)
+            }
             // Only the stubs between libraries have these.
             CfaRule::Expression(_) => return None,
         };
