@@ -244,7 +244,7 @@ impl Node {
         let Encoded { id, payload, kind } = encoded?;
         let start = Instant::now();
         self.inner.metrics.proposal_pending(1);
-        let result = lanes::propose(id, payload, self.inner.request_timeout).await;
+        let result = lanes::propose(id, payload, start, self.inner.request_timeout).await;
         self.inner.metrics.proposal_pending(-1);
         match result {
             Ok((answer, took)) => {

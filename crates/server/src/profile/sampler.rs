@@ -29,7 +29,7 @@ use gimli::UnwindContext;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::modules::{self, Module};
-use super::unwind::{Moment, REGISTERS, STACK_POINTER, unwind};
+use super::unwind::{IS_SUPPORTED, Moment, REGISTERS, STACK_POINTER, unwind};
 
 /// CPU time between two moments of a thread.
 pub const PERIOD: Duration = Duration::from_millis(10);
@@ -130,6 +130,15 @@ unsafe fn registers(context: *const libc::ucontext_t) -> (u64, [u64; REGISTERS])
     (saved.pc, all)
 }
 
+/// No processor that is known here: [`install`] refuses before this is called.
+///
+/// # Safety
+/// Does nothing.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+unsafe fn registers(_: *const libc::ucontext_t) -> (u64, [u64; REGISTERS]) {
+    (0, [0; REGISTERS])
+}
+
 extern "C" fn on_signal(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
     if !WANTED.load(Ordering::Acquire) {
         return;
@@ -180,6 +189,9 @@ unsafe fn copy_stack(start: u64, stack: &mut [u8; STACK_BYTES]) -> usize {
 
 /// Prepares slots and handler; what is prepared stays.
 fn install() -> io::Result<&'static [Slot]> {
+    if !IS_SUPPORTED {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "this processor's registers are not known"));
+    }
     let slots = SLOT_TABLE.get_or_init(|| {
         PROCESS.store(std::process::id(), Ordering::Relaxed);
         let slot = || Slot {

@@ -15,6 +15,11 @@ pub const REGISTERS: usize = 33;
 pub const STACK_POINTER: usize = 7;
 #[cfg(target_arch = "aarch64")]
 pub const STACK_POINTER: usize = 31;
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+pub const STACK_POINTER: usize = 0;
+
+/// Whether this processor's registers are known here.
+pub const IS_SUPPORTED: bool = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
 
 /// A stack that is deeper is cut.
 const DEEPEST: usize = 256;
