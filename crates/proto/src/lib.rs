@@ -62,11 +62,7 @@ pub mod health {
 /// those that import them, without comments.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
-/// The reflection service.
+/// The reflection service. Under its older name, v1alpha, it has the same messages.
 pub mod reflection {
     include!(concat!(env!("OUT_DIR"), "/grpc.reflection.v1.rs"));
-    /// Its older name, with the same messages.
-    pub mod v1alpha {
-        include!(concat!(env!("OUT_DIR"), "/grpc.reflection.v1alpha.rs"));
-    }
 }

@@ -94,6 +94,7 @@ impl Listeners {
             let mut side = HttpSide::new(metrics, debug_vars);
             side.access = access();
             side.health = health.clone();
+            side.json_gateway = config.enable_grpc_gateway;
             side.metrics_and_health_only = metrics_and_health_only;
             Arc::new(side)
         };

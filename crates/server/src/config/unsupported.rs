@@ -43,7 +43,7 @@ pub const LATER: &[Later] = &[
 // effect or because they only tune what is listed:
 // initial-election-tick-advance, backend-bbolt-freelist-type,
 // socket-reuse-address (always on),
-// enable-grpc-gateway (there is none to turn off), the other discovery and tracing flags,
+// the other discovery and tracing flags,
 // log-rotation-config-json, v2-deprecation and discovery-fallback (without effect in etcd too).
 
 /// Gates whose feature is still to come. Gates that only tune are harmless and not listed.
