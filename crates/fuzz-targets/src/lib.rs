@@ -16,6 +16,7 @@ pub mod bolt_page;
 pub mod grpc_bytes;
 pub mod http2_bytes;
 mod input;
+pub mod json_body;
 pub mod raft_message;
 pub mod request;
 pub mod snap_file;
@@ -59,4 +60,5 @@ pub const TARGETS: &[Target] = targets![
     raft_message 30_000,
     grpc_bytes 4_000,
     http2_bytes 30_000,
+    json_body 20_000,
 ];

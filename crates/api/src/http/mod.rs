@@ -161,8 +161,8 @@ fn redirect<B>(request: &Request<B>, path: &str, compat: CompatVersion) -> Respo
         None => path.to_owned(),
     };
     let (status, text) = match compat {
-        CompatVersion::V3_7 => (StatusCode::TEMPORARY_REDIRECT, "Temporary Redirect"),
-        _ => (StatusCode::MOVED_PERMANENTLY, "Moved Permanently"),
+        CompatVersion::V3_5 => (StatusCode::MOVED_PERMANENTLY, "Moved Permanently"),
+        _ => (StatusCode::TEMPORARY_REDIRECT, "Temporary Redirect"),
     };
     let Ok(location) = HeaderValue::from_str(&target) else {
         return error(StatusCode::BAD_REQUEST, "400 Bad Request");
