@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::grpc::{
-    self, Call, CallContext, Code, HttpBody, Listener, MethodId, MethodInfo, Options, Protocols,
-    Requests, Responses, Serving, Shape, Status, Workers,
+    self, Call, CallContext, Code, HttpBody, Listener, MethodId, MethodInfo, Options, Protocols, Requests,
+    Responses, Serving, Shape, Status, Workers,
 };
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};

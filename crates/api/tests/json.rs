@@ -60,14 +60,20 @@ async fn calls_pass_the_same_checks() {
     fixture.member.raft.lock().leader = None;
     let header = "grpc-metadata-hasleader: true\r\n";
     let refused = post(&fixture, "/v3/kv/range", header, r#"{"key":"YQ=="}"#).await;
-    assert_eq!((refused.status, refused.body.as_str()), (503, r#"{"code":14,"message":"etcdserver: no leader"}"#));
+    assert_eq!(
+        (refused.status, refused.body.as_str()),
+        (503, r#"{"code":14,"message":"etcdserver: no leader"}"#)
+    );
 }
 
 #[tokio::test]
 async fn a_body_without_end_is_refused() {
     let fixture = start();
     let mut socket = connect(&fixture).await;
-    socket.write_all(b"POST /v3/kv/put HTTP/1.1\r\nhost: h\r\ncontent-length: 99999999999\r\n\r\n{\"key\":\"").await.unwrap();
+    socket
+        .write_all(b"POST /v3/kv/put HTTP/1.1\r\nhost: h\r\ncontent-length: 99999999999\r\n\r\n{\"key\":\"")
+        .await
+        .unwrap();
     let (mut reader, mut writer) = socket.into_split();
     let sending = tokio::spawn(async move { while writer.write_all(&[b'A'; 1 << 16]).await.is_ok() {} });
     let mut start = [0; 12];
@@ -83,7 +89,8 @@ async fn streams_end_with_their_client_and_with_the_server() {
     let body = r#"{"create_request":{"key":"YQ=="}}"#;
     let open = async || {
         let mut socket = connect(&fixture).await;
-        let text = format!("POST /v3/watch HTTP/1.1\r\nhost: h\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let text =
+            format!("POST /v3/watch HTTP/1.1\r\nhost: h\r\ncontent-length: {}\r\n\r\n{body}", body.len());
         socket.write_all(text.as_bytes()).await.unwrap();
         let head = read_until(&mut socket, "\r\n\r\n").await;
         assert!(head.starts_with("HTTP/1.1 200") && head.contains("transfer-encoding: chunked"), "{head}");

@@ -248,10 +248,7 @@ async fn members_auth_and_health() {
         client.unary("/grpc.health.v1.Health/List", &healthpb::HealthListRequest {}).await.only();
     assert_eq!(list.statuses[""].status, 1);
     let answer = client.unary("/grpc.channelz.v1.Channelz/GetServers", &ask("")).await;
-    assert_eq!(
-        (answer.code(), answer.text()),
-        (12, "unknown service grpc.channelz.v1.Channelz".to_owned())
-    );
+    assert_eq!((answer.code(), answer.text()), (12, "unknown service grpc.channelz.v1.Channelz".to_owned()));
 }
 
 struct Page {

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use api::grpc::{
-    self, Call, CallContext, Caller, HttpBody, Listener, MethodId, MethodInfo, Options, Protocols, RequestBody,
-    Security, Serving, Shape, Workers,
+    self, Call, CallContext, Caller, HttpBody, Listener, MethodId, MethodInfo, Options, Protocols,
+    RequestBody, Security, Serving, Shape, Workers,
 };
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};

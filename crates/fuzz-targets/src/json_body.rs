@@ -70,7 +70,10 @@ pub fn seeds() -> Vec<Seed> {
         [&[number, piece], body.as_bytes()].concat()
     };
     vec![
-        ("range", seed("/v3/kv/range", 7, r#"{"key":"Zm9v","range_end":"Zm9w","limit":"10","sort_order":2}"#)),
+        (
+            "range",
+            seed("/v3/kv/range", 7, r#"{"key":"Zm9v","range_end":"Zm9w","limit":"10","sort_order":2}"#),
+        ),
         (
             "txn",
             seed(
@@ -79,9 +82,26 @@ pub fn seeds() -> Vec<Seed> {
                 r#"{"compare":[{"target":"VERSION","key":"Zm9v","version":0}],"success":[{"requestPut":{"key":"YQ","value":"_-8="}},{"request_txn":{"failure":[{}]}}]}"#,
             ),
         ),
-        ("watch", seed("/v3/watch", 1, r#"{"create_request":{"key":"YQ==","filters":["NOPUT",1]}} {"cancel_request":{"watch_id":1e0}}"#)),
-        ("user", seed("/v3/auth/user/add", 3, r#"{"name":"\u00e9\ud83d\ude00\"","options":{"no_password":true},"x":[null,{"a":-0.5e3}]}"#)),
-        ("members", seed("/v3/cluster/member/add", 5, "{\"peerURLs\":[\"http://a\",\"\"],\n\"isLearner\":false}")),
+        (
+            "watch",
+            seed(
+                "/v3/watch",
+                1,
+                r#"{"create_request":{"key":"YQ==","filters":["NOPUT",1]}} {"cancel_request":{"watch_id":1e0}}"#,
+            ),
+        ),
+        (
+            "user",
+            seed(
+                "/v3/auth/user/add",
+                3,
+                r#"{"name":"\u00e9\ud83d\ude00\"","options":{"no_password":true},"x":[null,{"a":-0.5e3}]}"#,
+            ),
+        ),
+        (
+            "members",
+            seed("/v3/cluster/member/add", 5, "{\"peerURLs\":[\"http://a\",\"\"],\n\"isLearner\":false}"),
+        ),
         ("broken", seed("/v3/lease/keepalive", 2, r#"{"ID":77}{"ID":"#)),
     ]
 }

@@ -266,12 +266,21 @@ mod tests {
             (r#"{"key":"%%%"}"#, r#"proto: (line 1:8): invalid value for bytes field key: "%%%""#),
             (r#"{"key":"YQ="}"#, r#"proto: (line 1:8): invalid value for bytes field key: "YQ=""#),
             (r#"{"limit":1.5}"#, "proto: (line 1:10): invalid value for int64 field limit: 1.5"),
-            ("{\"\u{e9}\":1,\n \"limit\":\"5 \"}", r#"proto: (line 2:10): invalid value for int64 field limit: "5 ""#),
+            (
+                "{\"\u{e9}\":1,\n \"limit\":\"5 \"}",
+                r#"proto: (line 2:10): invalid value for int64 field limit: "5 ""#,
+            ),
             (r#"{"sort_order":{}}"#, "proto: (line 1:15): invalid value for enum field sortOrder: {"),
-            (r#"{"serializable":"true"}"#, r#"proto: (line 1:17): invalid value for bool field serializable: "true""#),
+            (
+                r#"{"serializable":"true"}"#,
+                r#"proto: (line 1:17): invalid value for bool field serializable: "true""#,
+            ),
             (r#"{"key":"YQ","key":"YQ"}"#, r#"proto: (line 1:13): duplicate field "key""#),
             (r#"{"x":"a\ud800"}"#, "proto: unexpected EOF"),
-            (r#"{"x":"a\ud800zzzzzzz"}"#, r#"proto: syntax error (line 1:6): invalid escape code "zzzzzz" in string"#),
+            (
+                r#"{"x":"a\ud800zzzzzzz"}"#,
+                r#"proto: syntax error (line 1:6): invalid escape code "zzzzzz" in string"#,
+            ),
         ] {
             assert_eq!(range(json).unwrap_err(), text, "{json}");
         }

@@ -200,7 +200,8 @@ mod tests {
     fn values_have_upstreams_form() {
         let header = pb::ResponseHeader { cluster_id: u64::MAX, member_id: 0, revision: -1, raft_term: 2 };
         let kv = mvccpb::KeyValue { key: "foo".into(), mod_revision: 2, ..mvccpb::KeyValue::default() };
-        let range = pb::RangeResponse { header: Some(header), kvs: vec![kv.clone(), kv], more: true, count: 2 };
+        let range =
+            pb::RangeResponse { header: Some(header), kvs: vec![kv.clone(), kv], more: true, count: 2 };
         assert_eq!(
             json("etcdserverpb.RangeResponse", &range, Form::Plain),
             concat!(
@@ -229,10 +230,7 @@ mod tests {
         let users = pb::AuthUserListResponse { header: None, users: vec!["<&>é\u{2028}\"\\\n\u{1}".into()] };
         let name = "etcdserverpb.AuthUserListResponse";
         assert_eq!(json(name, &users, Form::Plain), "{\"users\":[\"<&>é\u{2028}\\\"\\\\\\n\\u0001\"]}");
-        assert_eq!(
-            json(name, &users, Form::Line),
-            r#"{"users":["\u003c\u0026\u003eé\u2028\"\\\n\u0001"]}"#
-        );
+        assert_eq!(json(name, &users, Form::Line), r#"{"users":["\u003c\u0026\u003eé\u2028\"\\\n\u0001"]}"#);
     }
 
     #[test]
@@ -242,7 +240,8 @@ mod tests {
         let mut json = Vec::new();
         encode(SCHEMA.message("etcdserverpb.RangeResponse").unwrap(), &wire, Form::Plain, &mut json).unwrap();
         assert_eq!(json, br#"{"kvs":[{"key":"Yg=="},{"key":"YQ=="}],"count":"3"}"#);
-        let broken = encode(SCHEMA.message("etcdserverpb.RangeResponse").unwrap(), &[0x12, 9], Form::Plain, &mut json);
+        let broken =
+            encode(SCHEMA.message("etcdserverpb.RangeResponse").unwrap(), &[0x12, 9], Form::Plain, &mut json);
         assert_eq!(broken, Err(EncodeError));
     }
 }

@@ -24,9 +24,9 @@ pub(crate) fn number_len(text: &[u8]) -> Option<usize> {
             at += 1 + sign + digits(at + 1 + sign);
         }
     }
-    let goes_on = text.get(at).is_some_and(|byte| {
-        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.' | b'_')
-    });
+    let goes_on = text
+        .get(at)
+        .is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.' | b'_'));
     (!goes_on).then_some(at)
 }
 

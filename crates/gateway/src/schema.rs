@@ -176,7 +176,9 @@ impl MessageType {
 
 impl EnumType {
     fn new(declared: &EnumDescriptorProto) -> Self {
-        Self { values: declared.value.iter().map(|value| (value.number(), value.name().to_owned())).collect() }
+        Self {
+            values: declared.value.iter().map(|value| (value.number(), value.name().to_owned())).collect(),
+        }
     }
 
     pub(crate) fn number(&self, name: &str) -> Option<i32> {

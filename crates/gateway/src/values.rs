@@ -145,7 +145,9 @@ impl Scanner {
         use State as S;
         let refuse = |context| Err(SyntaxError::Invalid(byte, context));
         self.state = match self.state {
-            S::BeginValue | S::BeginValueOrEnd | S::BeginKey | S::BeginKeyOrEnd if is_space(byte) => self.state,
+            S::BeginValue | S::BeginValueOrEnd | S::BeginKey | S::BeginKeyOrEnd if is_space(byte) => {
+                self.state
+            }
             S::BeginValueOrEnd if byte == b']' => return self.end_value(byte),
             S::BeginValue | S::BeginValueOrEnd => match byte {
                 b'{' => {

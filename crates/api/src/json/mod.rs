@@ -51,7 +51,8 @@ pub(crate) async fn answer<M: Member>(
         return refusal;
     }
     if names_a_certificate(&**service.member(), &caller) {
-        let text = "CommonName of client sending a request against gateway will be ignored and not used as expected";
+        let text =
+            "CommonName of client sending a request against gateway will be ignored and not used as expected";
         return error(StatusCode::BAD_REQUEST, text);
     }
     if websocket::is_wanted(&request) && caller.can_upgrade() && request.method() != Method::OPTIONS {

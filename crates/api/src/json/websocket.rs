@@ -126,11 +126,20 @@ async fn refuse(mut io: impl AsyncWrite + Unpin) {
 }
 
 /// Carries messages both ways until the call or the connection ends.
-async fn serve(io: TokioIo<hyper::upgrade::Upgraded>, route: &'static Route, call: InnerCall, most_bytes: usize) {
+async fn serve(
+    io: TokioIo<hyper::upgrade::Upgraded>,
+    route: &'static Route,
+    call: InnerCall,
+    most_bytes: usize,
+) {
     let (mut reader, mut writer) = tokio::io::split(io);
     let mut call = call;
-    let mut incoming =
-        Incoming { route, values: Values::default(), requests: call.requests(), frames: Frames::new(most_bytes) };
+    let mut incoming = Incoming {
+        route,
+        values: Values::default(),
+        requests: call.requests(),
+        frames: Frames::new(most_bytes),
+    };
     let mut buffer = BytesMut::new();
     let last = loop {
         let answers = tokio::select! {

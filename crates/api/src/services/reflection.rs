@@ -44,7 +44,9 @@ fn answer(asked: &MessageRequest, sent: &mut BTreeSet<usize>) -> MessageResponse
     let found = match asked {
         MessageRequest::ListServices(_) => {
             let service = files.services.iter().map(|name| pb::ServiceResponse { name: name.clone() });
-            return MessageResponse::ListServicesResponse(pb::ListServiceResponse { service: service.collect() });
+            return MessageResponse::ListServicesResponse(pb::ListServiceResponse {
+                service: service.collect(),
+            });
         }
         MessageRequest::FileByFilename(name) => files.by_name.get(name.as_str()).ok_or(name),
         MessageRequest::FileContainingSymbol(name) => {
@@ -54,7 +56,8 @@ fn answer(asked: &MessageRequest, sent: &mut BTreeSet<usize>) -> MessageResponse
         MessageRequest::FileContainingExtension(wanted) => Err(&wanted.containing_type),
         MessageRequest::AllExtensionNumbersOfType(name) => match files.by_symbol.contains_key(name) {
             true => {
-                let none = pb::ExtensionNumberResponse { base_type_name: name.clone(), extension_number: vec![] };
+                let none =
+                    pb::ExtensionNumberResponse { base_type_name: name.clone(), extension_number: vec![] };
                 return MessageResponse::AllExtensionNumbersResponse(none);
             }
             false => Err(name),
@@ -68,7 +71,8 @@ fn answer(asked: &MessageRequest, sent: &mut BTreeSet<usize>) -> MessageResponse
             let others = wanted.into_iter().filter(|other| other != number && !sent.contains(other));
             let numbers: Vec<_> = [*number].into_iter().chain(others).collect();
             sent.extend(&numbers);
-            let file_descriptor_proto = numbers.iter().map(|number| files.all[*number].bytes.clone()).collect();
+            let file_descriptor_proto =
+                numbers.iter().map(|number| files.all[*number].bytes.clone()).collect();
             MessageResponse::FileDescriptorResponse(pb::FileDescriptorResponse { file_descriptor_proto })
         }
         Err(name) => MessageResponse::ErrorResponse(pb::ErrorResponse {
@@ -93,8 +97,12 @@ struct Files {
 
 static FILES: LazyLock<Files> = LazyLock::new(|| {
     let set = FileDescriptorSet::decode(proto::DESCRIPTORS).expect("made by our own build");
-    let mut files =
-        Files { all: Vec::new(), by_name: BTreeMap::new(), by_symbol: HashMap::new(), services: BTreeSet::new() };
+    let mut files = Files {
+        all: Vec::new(),
+        by_name: BTreeMap::new(),
+        by_symbol: HashMap::new(),
+        services: BTreeSet::new(),
+    };
     // Imported files come before those that import them.
     set.file.iter().for_each(|file| files.add(file));
     files

@@ -24,7 +24,15 @@ const SHOWN: [&str; 10] = [
 
 /// Values that no two servers share.
 const BLURRED: [&str; 9] = [
-    "raftIndex", "raftAppliedIndex", "dbSize", "dbSizeInUse", "hash", "token", "blob", "remaining_bytes", "storageVersion",
+    "raftIndex",
+    "raftAppliedIndex",
+    "dbSize",
+    "dbSizeInUse",
+    "hash",
+    "token",
+    "blob",
+    "remaining_bytes",
+    "storageVersion",
 ];
 
 /// An answer as it is compared.
@@ -76,15 +84,23 @@ impl Script {
         let headers: Vec<_> =
             headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         tokio::task::spawn_blocking(move || {
-            let headers: Vec<_> =
-                headers.iter().map(|(name, value): &(String, String)| (name.as_str(), value.as_str())).collect();
+            let headers: Vec<_> = headers
+                .iter()
+                .map(|(name, value): &(String, String)| (name.as_str(), value.as_str()))
+                .collect();
             http::request(&authority, &verb, &path, &headers, &body)
         })
         .await?
     }
 
     /// Sends a request with a body and records the answer.
-    async fn ask(&mut self, verb: &str, path: &str, headers: &[(&str, &str)], body: &str) -> anyhow::Result<()> {
+    async fn ask(
+        &mut self,
+        verb: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> anyhow::Result<()> {
         let answer = self.json_quiet(verb, path, headers, body).await?;
         let start: String = body.chars().take(200).collect();
         self.step += 1;
@@ -116,8 +132,14 @@ pub async fn routes(s: &mut Script) -> anyhow::Result<()> {
         ("kv/range", r#"{"key":"Zm9v","revision":2}"#),
         ("kv/range", r#"{"key":"Zm9v","revision":"99"}"#),
         ("kv/range", r#"{"key":"bm9uZQ=="}"#),
-        ("kv/txn", r#"{"compare":[{"target":"VALUE","key":"Zm9v","value":"YmF6"}],"success":[{"requestPut":{"key":"Zm9v","value":"MQ=="}},{"request_range":{"key":"Zm9v"}},{"request_delete_range":{"key":"bm9uZQ=="}},{"request_txn":{}}],"failure":[]}"#),
-        ("kv/txn", r#"{"compare":[{"target":"CREATE","result":"GREATER","key":"Zm9v","create_revision":"9"}],"failure":[{"requestRange":{"key":"Zm9v"}}]}"#),
+        (
+            "kv/txn",
+            r#"{"compare":[{"target":"VALUE","key":"Zm9v","value":"YmF6"}],"success":[{"requestPut":{"key":"Zm9v","value":"MQ=="}},{"request_range":{"key":"Zm9v"}},{"request_delete_range":{"key":"bm9uZQ=="}},{"request_txn":{}}],"failure":[]}"#,
+        ),
+        (
+            "kv/txn",
+            r#"{"compare":[{"target":"CREATE","result":"GREATER","key":"Zm9v","create_revision":"9"}],"failure":[{"requestRange":{"key":"Zm9v"}}]}"#,
+        ),
         ("kv/txn", r#"{"compare":[{"result":"EQUAL","target":"VERSION","key":"Zm9v","version":3}]}"#),
         ("kv/txn", "{}"),
         ("kv/deleterange", r#"{"key":"Zm9v","prev_kv":true}"#),
@@ -324,13 +346,7 @@ pub async fn streams(s: &mut Script) -> anyhow::Result<()> {
         s.post_briefly("watch", body).await?;
     }
     s.post("lease/grant", r#"{"TTL":600,"ID":77}"#).await?;
-    for body in [
-        r#"{"ID":77}{"ID":77} {"ID":5}"#,
-        r#"{"ID":77}{"ID":"#,
-        r#"{"ID":77}{"ID":"x"}"#,
-        "{",
-        "",
-    ] {
+    for body in [r#"{"ID":77}{"ID":77} {"ID":5}"#, r#"{"ID":77}{"ID":"#, r#"{"ID":77}{"ID":"x"}"#, "{", ""] {
         s.post("lease/keepalive", body).await?;
     }
     s.post("maintenance/snapshot", "{bad").await?;
@@ -343,7 +359,12 @@ pub async fn streams(s: &mut Script) -> anyhow::Result<()> {
     let lines = answer.body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     let lines: Vec<Value> = lines.map(serde_json::from_slice).collect::<Result<_, _>>()?;
     let last = lines.last().context("an empty snapshot")?;
-    let text = format!("{} {:?} {:?}", answer.status, answer.header("content-type"), last["result"]["remaining_bytes"]);
+    let text = format!(
+        "{} {:?} {:?}",
+        answer.status,
+        answer.header("content-type"),
+        last["result"]["remaining_bytes"]
+    );
     s.note("gateway/snapshot", &text);
     Ok(())
 }

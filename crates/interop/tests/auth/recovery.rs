@@ -145,7 +145,11 @@ fn the_gateway_is_not_local() -> anyhow::Result<()> {
         ] {
             let answer = http::request(&authority, "POST", &format!("/v3/{path}"), headers, "{}")?;
             let said = String::from_utf8_lossy(&answer.body).into_owned();
-            ensure!(answer.status >= 400 && said.contains("etcdserver: "), "{path}: {} {said}", answer.status);
+            ensure!(
+                answer.status >= 400 && said.contains("etcdserver: "),
+                "{path}: {} {said}",
+                answer.status
+            );
         }
         let list: pb::AuthUserListResponse =
             server.call("Auth/UserList", None, &pb::AuthUserListRequest {}).await?;

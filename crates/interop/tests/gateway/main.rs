@@ -23,7 +23,8 @@ use wire::{Lines, Socket, post, post_as};
 
 /// The answer of `curl` to words of a command line, as text.
 fn curl(words: &[&str]) -> anyhow::Result<String> {
-    let ran = Command::new("curl").args(["-sS", "-L", "--max-time", "20"]).args(words).output().context("curl")?;
+    let ran =
+        Command::new("curl").args(["-sS", "-L", "--max-time", "20"]).args(words).output().context("curl")?;
     ensure!(ran.status.success(), "curl {words:?}: {}", String::from_utf8_lossy(&ran.stderr));
     Ok(String::from_utf8(ran.stdout)?)
 }
@@ -353,8 +354,24 @@ fn certificates_and_versions_of_http() -> anyhow::Result<()> {
             ensure!(put.contains("revision"), "{put}");
             let mut watch = Command::new("curl");
             let (ca, certificate, key) = (path("ca.crt"), path("root.crt"), path("root.key"));
-            watch.args(["-N", "-sS", "--max-time", "20", "--cacert", &ca, "--cert", &certificate, "--key", &key]);
-            watch.args([version, &format!("{url}watch"), "-d", r#"{"create_request":{"key":"Zm9v","start_revision":2}}"#]);
+            watch.args([
+                "-N",
+                "-sS",
+                "--max-time",
+                "20",
+                "--cacert",
+                &ca,
+                "--cert",
+                &certificate,
+                "--key",
+                &key,
+            ]);
+            watch.args([
+                version,
+                &format!("{url}watch"),
+                "-d",
+                r#"{"create_request":{"key":"Zm9v","start_revision":2}}"#,
+            ]);
             let mut watch = Running::start(watch)?;
             ensure!(watch.line()?["result"]["created"] == true);
             ensure!(watch.line()?["result"]["events"][0]["kv"]["value"] == "YmFy");
