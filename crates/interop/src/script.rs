@@ -51,6 +51,8 @@ pub struct Script {
     pub normaliser: Normaliser,
     /// The member's id.
     pub member_id: u64,
+    /// Numbers entries that would have the same name otherwise.
+    pub step: usize,
     entries: Vec<Entry>,
 }
 
@@ -76,6 +78,7 @@ impl Script {
             authority,
             normaliser,
             member_id: header.member_id,
+            step: 0,
             entries: Vec::new(),
         })
     }

@@ -110,6 +110,7 @@ impl Listeners {
             let mut side = HttpSide::new(metrics, debug_vars);
             side.access = access();
             side.health = health.clone();
+            side.json_gateway = config.enable_grpc_gateway;
             side.metrics_and_health_only = metrics_and_health_only;
             // At the lowest level upstream opens these as well.
             if config.enable_pprof || log::enabled(log::Level::Debug) {
