@@ -153,11 +153,7 @@ impl Client {
     ///
     /// # Errors
     /// The call was refused, or no server could be reached.
-    pub async fn server_stream<Q, A>(
-        &self,
-        request: Q,
-        path: &'static str,
-    ) -> Result<Streaming<A>, Error>
+    pub async fn server_stream<Q, A>(&self, request: Q, path: &'static str) -> Result<Streaming<A>, Error>
     where
         Q: Message + Clone + 'static,
         A: Message + Default + 'static,

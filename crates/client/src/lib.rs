@@ -35,5 +35,5 @@ pub use maintenance::Snapshot;
 pub use watch::{Watch, Watcher, cancel_error, is_progress};
 
 pub use proto;
-pub use tonic::Streaming;
 pub use tls;
+pub use tonic::Streaming;

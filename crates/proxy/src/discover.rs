@@ -112,7 +112,9 @@ async fn validate(question: &Question, found: Vec<Found>) -> (Vec<Found>, Vec<St
         match tokio::time::timeout(DIAL, attempt).await {
             Ok(Ok(())) => good.push(found),
             Ok(Err(error)) => faults.push(format!("{:?} failed to dial ({error})", found.url)),
-            Err(_) => faults.push(format!("{:?} failed to dial (dial tcp {address}: i/o timeout)", found.url)),
+            Err(_) => {
+                faults.push(format!("{:?} failed to dial (dial tcp {address}: i/o timeout)", found.url))
+            }
         }
     }
     (good, faults)

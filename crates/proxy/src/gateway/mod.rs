@@ -62,13 +62,9 @@ impl Gateway {
         let Some(mut endpoint) = self.connect().await else { return };
         let _ = (client.set_nodelay(true), endpoint.set_nodelay(true));
         // How a connection ends is for its two ends to say.
-        let _ = tokio::io::copy_bidirectional_with_sizes(
-            &mut client,
-            &mut endpoint,
-            BUFFER_BYTES,
-            BUFFER_BYTES,
-        )
-        .await;
+        let _ =
+            tokio::io::copy_bidirectional_with_sizes(&mut client, &mut endpoint, BUFFER_BYTES, BUFFER_BYTES)
+                .await;
     }
 
     /// A connection to the next endpoint that answers; `None` if none does.
@@ -187,8 +183,7 @@ mod tests {
     async fn without_an_endpoint_connections_are_closed() {
         let ((nobody, nobodys_port), (front, port)) = (listen().await, listen().await);
         drop(nobody);
-        let gateway =
-            Gateway::new(vec![Endpoint::new("127.0.0.1", nobodys_port)], Duration::from_secs(600));
+        let gateway = Gateway::new(vec![Endpoint::new("127.0.0.1", nobodys_port)], Duration::from_secs(600));
         tokio::spawn(gateway.run(front));
         assert_eq!(ask(port).await, None);
     }

@@ -158,8 +158,10 @@ impl Service for Proxied {
             path::TXN => self.unary(call, id::TXN, kv::txn),
             path::DELETE_RANGE => self.unary(call, id::DELETE_RANGE, kv::delete_range),
             path::RANGE_STREAM => {
-                let text = "RangeStream is not supported by the gRPC proxy";
-                call.refuse(&Status::new(Code::Unimplemented, text));
+                call.server_stream(id::RANGE_STREAM, async |_: pb::RangeRequest, _, _: &mut Responses| {
+                    let text = "RangeStream is not supported by the gRPC proxy";
+                    Err(Status::new(Code::Unimplemented, text))
+                })
             }
             path::COMPACT => self.unary(call, id::COMPACT, kv::compact),
             path::WATCH => self.bidi(call, id::WATCH, watch::watch),
@@ -179,7 +181,11 @@ impl Service for Proxied {
             path::HASH => self.pass::<pb::HashRequest>(call, id::HASH),
             path::HASH_KV => self.pass::<pb::HashKvRequest>(call, id::HASH_KV),
             path::SNAPSHOT => {
-                self.pass_stream::<pb::SnapshotRequest, pb::SnapshotResponse>(call, id::SNAPSHOT, path::SNAPSHOT);
+                self.pass_stream::<pb::SnapshotRequest, pb::SnapshotResponse>(
+                    call,
+                    id::SNAPSHOT,
+                    path::SNAPSHOT,
+                );
             }
             path::MOVE_LEADER => self.pass_waiting::<pb::MoveLeaderRequest>(call, id::MOVE_LEADER),
             path::DOWNGRADE => self.pass::<pb::DowngradeRequest>(call, id::DOWNGRADE),
@@ -189,7 +195,11 @@ impl Service for Proxied {
             path::PROCLAIM => self.pass::<election::ProclaimRequest>(call, id::PROCLAIM),
             path::LEADER => self.pass::<election::LeaderRequest>(call, id::LEADER),
             path::OBSERVE => {
-                self.pass_stream::<election::LeaderRequest, election::LeaderResponse>(call, id::OBSERVE, path::OBSERVE);
+                self.pass_stream::<election::LeaderRequest, election::LeaderResponse>(
+                    call,
+                    id::OBSERVE,
+                    path::OBSERVE,
+                );
             }
             path::RESIGN => self.pass::<election::ResignRequest>(call, id::RESIGN),
             _ => self.auth(call),

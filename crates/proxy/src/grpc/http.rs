@@ -138,9 +138,7 @@ where
 pub(crate) async fn answer<B>(proxy: &Proxy, request: Request<B>, peer: &Peer) -> Response<HttpBody> {
     match request.uri().path() {
         "/metrics" => match proxy.cluster_metrics.fetch(peer.secure).await {
-            Some(text) => {
-                typed(StatusCode::OK, HeaderValue::from_static("text/plain; version=0.0.4"), text)
-            }
+            Some(text) => typed(StatusCode::OK, HeaderValue::from_static("text/plain; version=0.0.4"), text),
             None => error(StatusCode::INTERNAL_SERVER_ERROR, "Internal server error"),
         },
         "/proxy/metrics" => {

@@ -160,7 +160,9 @@ impl Renewing {
     async fn stream(&mut self) -> Result<(), client::Error> {
         let (sender, requests) = mpsc::unbounded_channel();
         // A closed stream shows on its receiving side.
-        let ask = |id| drop(sender.send(pb::LeaseKeepAliveRequest { id }));
+        let ask = |id| {
+            let _ = sender.send(pb::LeaseKeepAliveRequest { id });
+        };
         self.waiting.keys().for_each(|id| ask(*id));
         let requests = UnboundedReceiverStream::new(requests);
         let mut stream: Streaming<pb::LeaseKeepAliveResponse> =

@@ -172,8 +172,7 @@ impl Prepared {
         if !settings.metrics_url.is_empty() {
             let (listener, secure) = bind_metrics(&settings.metrics_url, security.is_some())?;
             log::info!("gRPC proxy listening for metrics", "address" => &settings.metrics_url);
-            let options =
-                listen_options(&settings, security.filter(|_| secure), Protocols::Http);
+            let options = listen_options(&settings, security.filter(|_| secure), Protocols::Http);
             serving.push(api::grpc::serve(&workers, listener, options, service)?);
             log::info!("gRPC proxy server metrics URL serving");
         }

@@ -93,7 +93,8 @@ impl Upstream {
                 return Ok(response);
             }
         }
-        let message = "etcdclient: no cluster members have a revision higher than the previously received revision";
+        let message =
+            "etcdclient: no cluster members have a revision higher than the previously received revision";
         Err(client::Error::Rpc { code: client::Code::Unknown, message: message.to_owned() })
     }
 

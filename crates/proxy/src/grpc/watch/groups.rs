@@ -137,8 +137,7 @@ impl Groups {
         outlet.set_watches(watches.len());
         let next_revision = start_revision;
         let receiver = Receiver { outlet, next_revision, progress, view, token: token.clone() };
-        let joinable =
-            group.broadcasts.iter_mut().filter(|(_, known)| known.joinable_from <= start_revision);
+        let joinable = group.broadcasts.iter_mut().filter(|(_, known)| known.joinable_from <= start_revision);
         if let Some((_, broadcast)) = joinable.max_by_key(|(_, known)| known.joinable_from) {
             broadcast.receivers.insert((stream, id), receiver);
             self.coalesced += 1;

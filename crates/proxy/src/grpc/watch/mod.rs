@@ -176,7 +176,9 @@ impl Stream<'_> {
             });
             let Some(taken) = taken.await else { return Err(Status::canceled()) };
             let taken = taken.map_err(|outlet::Overrun| {
-                log::error!("failed to put a watch response on the watcher's proxy stream channel,err is timeout");
+                log::error!(
+                    "failed to put a watch response on the watcher's proxy stream channel,err is timeout"
+                );
                 Status::new(Code::Unavailable, "grpc proxy: the watch stream fell too far behind")
             })?;
             let (mut frames, mut count) = (BytesMut::new(), 0);
