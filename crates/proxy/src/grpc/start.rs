@@ -148,7 +148,7 @@ impl Prepared {
         let caller_tls = caller_tls(&settings)?;
         let listener = bind(&settings.listen)?;
         let security = match &caller_tls {
-            Some(tls) => Some(encryption(tls)?),
+            Some(tls) => Some(encryption(tls, &settings.listen)?),
             None => None,
         };
         log::info!("listening for gRPC proxy client requests", "address" => &settings.listen);
@@ -216,11 +216,10 @@ fn report() -> tls::Report {
     })
 }
 
-fn encryption(settings: &tls::Settings) -> Result<api::grpc::Security, StartError> {
+fn encryption(settings: &tls::Settings, address: &str) -> Result<api::grpc::Security, StartError> {
     let settings = tls::Settings { check_client_address: true, ..settings.clone() };
     if settings.is_empty() {
-        let text = "cannot listen on TLS: KeyFile and CertFile are not presented";
-        return Err(StartError::CallerTls(text.to_owned()));
+        return Err(without_certificate(address));
     }
     let acceptor = tls::Acceptor::new(&settings, &["h2", "http/1.1"], report())
         .map_err(|error| StartError::CallerTls(error.to_string()))?;
@@ -234,6 +233,11 @@ fn encryption(settings: &tls::Settings) -> Result<api::grpc::Security, StartErro
         log::log(level, "rejected connection", &fields);
     });
     Ok(api::grpc::Security { acceptor, plain_too: false, on_rejected })
+}
+
+fn without_certificate(address: &str) -> StartError {
+    let text = format!("cannot listen on TLS for {address}: KeyFile and CertFile are not presented");
+    StartError::CallerTls(text)
 }
 
 fn cluster_client(settings: &Settings) -> Result<ClientOptions, StartError> {
@@ -473,10 +477,7 @@ fn bind_metrics(url: &str, has_certificate: bool) -> Result<(Listener, bool), St
     match (scheme, has_certificate) {
         ("http", _) => Ok((bind(address)?, false)),
         ("https", true) => Ok((bind(address)?, true)),
-        ("https", false) => {
-            let text = format!("cannot listen on TLS for {address}: KeyFile and CertFile are not presented");
-            Err(StartError::CallerTls(text))
-        }
+        ("https", false) => Err(without_certificate(address)),
         _ => Err(unreadable()),
     }
 }
