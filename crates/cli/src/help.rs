@@ -104,6 +104,7 @@ fn left(spec: &FlagSpec) -> String {
         Kind::Bool => "",
         Kind::Int => " int",
         Kind::Uint => " uint",
+        Kind::Uint32 => " uint32",
         Kind::Text => " string",
         Kind::List => " strings",
         Kind::Duration => " duration",
@@ -116,9 +117,10 @@ fn left(spec: &FlagSpec) -> String {
 
 fn right(spec: &FlagSpec) -> String {
     match (spec.kind, spec.default) {
-        (Kind::Bool, "false") | (Kind::Int | Kind::Uint, "0") | (_, "") | (Kind::Duration, "0s") => {
-            spec.usage.to_owned()
-        }
+        (Kind::Bool, "false")
+        | (Kind::Int | Kind::Uint | Kind::Uint32, "0")
+        | (_, "")
+        | (Kind::Duration, "0s") => spec.usage.to_owned(),
         (Kind::Text, default) => format!("{} (default {})", spec.usage, quote(default)),
         (Kind::List, default) => format!("{} (default [{default}])", spec.usage),
         (_, default) => format!("{} (default {default})", spec.usage),

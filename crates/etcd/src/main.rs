@@ -7,12 +7,13 @@
 //! | status | when |
 //! |---|---|
 //! | 0 | `--version`, `--help`, the member was removed from its cluster, stopped as process 1 |
-//! | 1 | settings that do not hold together, a fatal record |
+//! | 1 | settings that do not hold together, a fatal record, any fault of `gateway` and `grpc-proxy` |
 //! | 2 | a fault of the command line, a panic |
 //! | killed by the signal | SIGINT or SIGTERM, after an orderly stop |
 //!
 //! Source: behaviour of etcd 3.7.1 `server/etcdmain`.
 
+mod proxies;
 mod serve;
 mod signals;
 
@@ -38,18 +39,19 @@ pub enum Event {
 }
 
 fn main() {
+    let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    if let Some("gateway" | "grpc-proxy") = words.get(1).map(String::as_str) {
+        check_architecture();
+        keep_small_pages();
+        proxies::run(&words);
+    }
     let (events, next_event) = mpsc::channel();
     // Before any other thread exists, so that every thread inherits the blocked signals.
     let signals = Signals::catch(events.clone());
-    let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     check_architecture();
     keep_small_pages();
     keep_freed_memory_for_a_moment();
     server::profile::set_allocator(allocator_figures);
-    if let Some(command @ ("gateway" | "grpc-proxy")) = words.get(1).map(String::as_str) {
-        eprintln!("etcd {command} is not supported by this build yet");
-        exit(1);
-    }
     let config = configure(&words);
     let stop = start(config, events);
     signals.member_serves();
