@@ -114,7 +114,8 @@ fn parse(page: &str, found: &mut Wanted) {
 fn missing(wanted: &Wanted, cluster: &Cluster) -> anyhow::Result<Vec<String>> {
     let mut found = Wanted::new();
     for member in cluster.members.iter().filter(|member| member.pid().is_some()) {
-        parse(&http::request(&member.authority(), "GET", "/metrics", &[], "")?.body, &mut found);
+        let page = http::request(&member.authority(), "GET", "/metrics", &[], "")?.body;
+        parse(&String::from_utf8_lossy(&page), &mut found);
     }
     let mut missing = Vec::new();
     for (name, labels) in wanted.iter().filter(|(name, _)| !SCRAPER.contains(&name.as_str())) {

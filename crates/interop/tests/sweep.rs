@@ -103,7 +103,6 @@ const LOOKS: &[&str] = &[
     "make-mirror --no-dest-prefix --dest-prefix x 127.0.0.1:1",
     "completion nosuch",
     "txn too many",
-    "watch k/1 k/2 k/3",
     "watch k/1 --rev 1",
 ];
 
