@@ -12,9 +12,9 @@
 //! | commands in the second column of a table | are run, with what runs in that scene |
 //! | an indented block | is not run; [`ELSEWHERE`] says why not |
 //!
-//! Two things are not as written: well-known ports are exchanged for free ones, and what is left out
-//! on a command line (ports again) comes from variables. Programs built elsewhere stand where
-//! `cargo build --release` puts them.
+//! Not as written: well-known ports are exchanged for free ones, and what is left out on a command line
+//! (ports again, and the patience that a busy machine needs) comes from variables. Programs built
+//! elsewhere stand where `cargo build --release` puts them. `RETCD_SCENE=NAME` plays one scene.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -187,8 +187,13 @@ impl Stage {
                 ("listen-peer-urls", "ETCD_LISTEN_PEER_URLS", format!("http://localhost:{peer}")),
                 ("initial-advertise-peer-urls", "ETCD_INITIAL_ADVERTISE_PEER_URLS", format!("http://localhost:{peer}")),
                 ("name", "ETCD_INITIAL_CLUSTER", format!("default=http://localhost:{peer}")),
+                ("bcrypt-cost", "ETCD_BCRYPT_COST", "4".to_owned()),
             ],
-            "etcdctl" => vec![("endpoints", "ETCDCTL_ENDPOINTS", format!("127.0.0.1:{client}"))],
+            "etcdctl" => vec![
+                ("endpoints", "ETCDCTL_ENDPOINTS", format!("127.0.0.1:{client}")),
+                ("dial-timeout", "ETCDCTL_DIAL_TIMEOUT", "30s".to_owned()),
+                ("command-timeout", "ETCDCTL_COMMAND_TIMEOUT", "30s".to_owned()),
+            ],
             _ => Vec::new(),
         };
         for program in ["etcd", "etcdctl", "etcdutl"] {
