@@ -158,7 +158,10 @@ const ON_DEMAND: [&str; 1] = ["grpc_server_handling_seconds_bucket"];
 #[test]
 fn names_are_found_in_expressions() {
     let mut wanted = Wanted::new();
-    series("sum by (To) (rate(etcd_a{job=~\".*etcd.*\", To!=\"x\"}[5m])) / etcd_b > 0 and up{job=\"x\"}", &mut wanted);
+    series(
+        "sum by (To) (rate(etcd_a{job=~\".*etcd.*\", To!=\"x\"}[5m])) / etcd_b > 0 and up{job=\"x\"}",
+        &mut wanted,
+    );
     let names: Vec<_> = wanted.keys().map(String::as_str).collect();
     assert_eq!(names, ["etcd_a", "etcd_b", "up"]);
     assert_eq!(wanted["etcd_a"].iter().map(String::as_str).collect::<Vec<_>>(), ["To", "job"]);

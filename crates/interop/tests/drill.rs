@@ -32,7 +32,9 @@ impl Certificates {
         std::fs::write(made.0.path().join("client.ext"), "extendedKeyUsage=clientAuth\n")?;
         made.openssl("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=ca -keyout ca.key -out ca.crt")?;
         for name in ["member", "client"] {
-            made.openssl(&format!("req -newkey rsa:2048 -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr"))?;
+            made.openssl(&format!(
+                "req -newkey rsa:2048 -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr"
+            ))?;
             made.openssl(&format!(
                 "x509 -req -in {name}.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile {name}.ext -out {name}.crt"
             ))?;
@@ -82,7 +84,8 @@ impl<'c> Site<'c> {
             .map(|number| Member::prepare(program, &args, &dir.path().join(format!("n{number}"))))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let peer = |member: &Member| format!("https://{}", member.peer_authority());
-        let entries = members.iter().enumerate().map(|(number, member)| format!("n{number}={}", peer(member)));
+        let entries =
+            members.iter().enumerate().map(|(number, member)| format!("n{number}={}", peer(member)));
         let cluster = entries.collect::<Vec<_>>().join(",");
         for (number, member) in members.iter_mut().enumerate() {
             let (name, peer, client) =
@@ -112,7 +115,12 @@ impl<'c> Site<'c> {
         all
     }
 
-    fn try_run(&self, number: usize, user: Option<&str>, words: &[&str]) -> anyhow::Result<interop::ctl::Ran> {
+    fn try_run(
+        &self,
+        number: usize,
+        user: Option<&str>,
+        words: &[&str],
+    ) -> anyhow::Result<interop::ctl::Ran> {
         let words = self.words(user, words);
         self.ctl(number).run(&words.iter().map(String::as_str).collect::<Vec<_>>())
     }
@@ -196,13 +204,16 @@ fn lose(program: &Program, certificates: &Certificates) -> anyhow::Result<Backup
         saved
     })?;
 
-    let status = Utl { program: ours("etcdutl") }.run(dir.path(), &["snapshot", "status", "-w", "json", "backup.db"])?;
-    let revision = serde_json::from_str::<Value>(&status.stdout)?["revision"].as_i64().context("a revision")?;
+    let status = Utl { program: ours("etcdutl") }
+        .run(dir.path(), &["snapshot", "status", "-w", "json", "backup.db"])?;
+    let revision =
+        serde_json::from_str::<Value>(&status.stdout)?["revision"].as_i64().context("a revision")?;
     let hashes = site.json(2, Some(ROOT), &["endpoint", "hashkv", "--rev", &revision.to_string()])?;
     let hash = hashes[0]["HashKV"]["hash"].as_u64().context("a hash")?;
     // The newest value that the backup must have of each key.
     let newest = |key: usize| (0..before).rev().find(|number| number % KEYS == key);
-    let before = (0..KEYS).map(|key| newest(key).context("a put of each key")).collect::<anyhow::Result<_>>()?;
+    let before =
+        (0..KEYS).map(|key| newest(key).context("a put of each key")).collect::<anyhow::Result<_>>()?;
     for mut member in site.members {
         member.kill()?;
     }

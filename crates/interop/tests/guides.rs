@@ -185,7 +185,11 @@ impl Stage {
                 ("listen-client-urls", "ETCD_LISTEN_CLIENT_URLS", format!("http://localhost:{client}")),
                 ("advertise-client-urls", "ETCD_ADVERTISE_CLIENT_URLS", format!("http://localhost:{client}")),
                 ("listen-peer-urls", "ETCD_LISTEN_PEER_URLS", format!("http://localhost:{peer}")),
-                ("initial-advertise-peer-urls", "ETCD_INITIAL_ADVERTISE_PEER_URLS", format!("http://localhost:{peer}")),
+                (
+                    "initial-advertise-peer-urls",
+                    "ETCD_INITIAL_ADVERTISE_PEER_URLS",
+                    format!("http://localhost:{peer}"),
+                ),
                 ("name", "ETCD_INITIAL_CLUSTER", format!("default=http://localhost:{peer}")),
                 ("bcrypt-cost", "ETCD_BCRYPT_COST", "4".to_owned()),
             ],
@@ -253,7 +257,8 @@ impl Stage {
     fn play(&mut self, step: &Step) -> anyhow::Result<()> {
         match step {
             Step::Server { name, command } => {
-                let script = format!("set -a; [ ! -e .known ] || . ./.known\nexec {}", self.with_ports(command));
+                let script =
+                    format!("set -a; [ ! -e .known ] || . ./.known\nexec {}", self.with_ports(command));
                 let (child, output) = self.bash(&script)?;
                 let members = if command.contains("run-procfile") { 3 } else { 1 };
                 self.servers.push(Server { name: name.clone(), child, output, members });

@@ -40,7 +40,10 @@ pub fn page() -> String {
         }
     }
     page.subsection("The program");
-    page.item("--config-file PATH", "Take all settings from this file, in YAML or JSON; other flags and variables are ignored.");
+    page.item(
+        "--config-file PATH",
+        "Take all settings from this file, in YAML or JSON; other flags and variables are ignored.",
+    );
     page.item("--version", "Print the version and leave.");
     page.item("-h, --help", "Print all flags and leave.");
     page.section("ENVIRONMENT");
@@ -67,7 +70,10 @@ pub fn page() -> String {
     page.section("EXIT STATUS");
     for (status, meaning) in [
         ("0", "--version, --help, or the member was removed from its cluster"),
-        ("1", "settings that do not hold together, or the member cannot go on; the last line of the log says why"),
+        (
+            "1",
+            "settings that do not hold together, or the member cannot go on; the last line of the log says why",
+        ),
         ("2", "a fault of the command line"),
         ("signal", "an orderly stop after SIGINT or SIGTERM ends with that signal"),
     ] {
@@ -131,8 +137,13 @@ fn bash() -> String {
         "# bash completion for etcd\n\n_etcd() {\n    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}\n    \
          case $previous in\n",
     );
-    let files: Vec<_> = flags().filter(|flag| takes_files(flag)).map(|flag| format!("--{}", flag.name)).collect();
-    let _ = writeln!(out, "        {})\n            COMPREPLY=($(compgen -f -- \"$current\"))\n            return ;;", files.join("|"));
+    let files: Vec<_> =
+        flags().filter(|flag| takes_files(flag)).map(|flag| format!("--{}", flag.name)).collect();
+    let _ = writeln!(
+        out,
+        "        {})\n            COMPREPLY=($(compgen -f -- \"$current\"))\n            return ;;",
+        files.join("|")
+    );
     for flag in flags().filter(|flag| !words(flag).is_empty()) {
         let _ = writeln!(
             out,

@@ -130,13 +130,16 @@ mod tests {
     fn check<R>(page: &str, above: &str, spec: &'static CommandSpec<R>) -> usize {
         let name = format!("{above}{}", spec.name);
         let heading = format!(".SS {}", escape(&format!("{name}{}", spec.arguments)));
-        assert_eq!(page.lines().filter(|line| *line == heading).count(), usize::from(spec.run.is_some() && !above.is_empty()), "{heading}");
+        assert_eq!(
+            page.lines().filter(|line| *line == heading).count(),
+            usize::from(spec.run.is_some() && !above.is_empty()),
+            "{heading}"
+        );
         let mut seen = 0;
         for flag in spec.flags.iter().chain(spec.persistent) {
             let term = format!("\\-\\-{}", escape(flag.name));
-            let listed = page.lines().any(|line| {
-                line.starts_with(".B ") && line.split(' ').any(|word| word == term)
-            });
+            let listed =
+                page.lines().any(|line| line.starts_with(".B ") && line.split(' ').any(|word| word == term));
             assert!(listed, "{name}: {}", flag.name);
             seen += 1;
         }
