@@ -208,7 +208,7 @@ impl Stage {
                     "case \" $* \" in *\" --{flag}\"[=\\ ]*) ;; *) export {variable}=\"${{{variable}:-{value}}}\" ;; esac"
                 )?;
             }
-            write!(text, "exec {} \"$@\"\n", ours(program).display())?;
+            writeln!(text, "exec {} \"$@\"", ours(program).display())?;
             for place in ["bin", "target/release"] {
                 executable(&root.join(place).join(program), &text)?;
             }
