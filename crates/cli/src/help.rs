@@ -99,6 +99,11 @@ pub fn flag_table<'a>(specs: impl IntoIterator<Item = &'a FlagSpec>, help: Optio
     rows.iter().map(|(_, left, right)| format!("{left:width$}   {right}\n")).collect()
 }
 
+/// Both columns of the table, in the order given: for pages with another layout.
+pub fn flag_rows<'a>(specs: impl IntoIterator<Item = &'a FlagSpec>) -> Vec<(String, String)> {
+    specs.into_iter().map(|spec| (left(spec), right(spec))).collect()
+}
+
 fn left(spec: &FlagSpec) -> String {
     let kind = match spec.kind {
         Kind::Bool => "",
