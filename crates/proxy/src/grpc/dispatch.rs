@@ -5,7 +5,7 @@
 use std::rc::Rc;
 
 use api::grpc::{
-    Call, CallContext, Code, HttpBody, MethodId, MethodInfo, Peer, Reply, Requests, Responses, Service,
+    Call, CallContext, Caller, Code, HttpBody, MethodId, MethodInfo, Reply, Requests, Responses, Service,
     Shape, Status,
 };
 use client::Rpc;
@@ -209,9 +209,9 @@ impl Service for Proxied {
     async fn http(
         self: Rc<Self>,
         request: Request<api::grpc::RequestBody>,
-        peer: Rc<Peer>,
+        caller: Caller,
     ) -> Response<HttpBody> {
-        super::http::answer(&self.0, request, &peer).await
+        super::http::answer(&self.0, request, caller.peer()).await
     }
 }
 

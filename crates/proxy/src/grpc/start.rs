@@ -454,6 +454,7 @@ fn listen_options(
         keepalive_min_time: settings.keepalive_min_time,
         protocols,
         security,
+        observation: None,
     }
 }
 
