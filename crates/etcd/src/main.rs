@@ -13,7 +13,6 @@
 //!
 //! Source: behaviour of etcd 3.7.1 `server/etcdmain`.
 
-mod proxies;
 mod serve;
 mod signals;
 
@@ -21,6 +20,7 @@ use std::path::Path;
 use std::process::exit;
 use std::sync::mpsc;
 
+use etcd::proxies;
 use server::config::{self, Config, Failure, Loaded, Outcome, startup};
 use server::run::{self, RunError};
 use server::{log, systemd};

@@ -2,11 +2,14 @@
 
 use std::fmt::Write as _;
 
+use cli::CommandSpec;
+use etcd::proxies;
 use server::config::Config;
 use server::config::gates::FeatureGates;
 use server::config::table::{SETTINGS, Section, Setting, Slot};
 
 use crate::roff::Page;
+use crate::tools;
 
 /// The manual page.
 pub fn page() -> String {
@@ -14,6 +17,7 @@ pub fn page() -> String {
     page.section("SYNOPSIS");
     page.text("etcd [--flag value]...");
     page.text("etcd --config-file PATH");
+    page.text("etcd gateway start | grpc-proxy start [--flag value]...");
     page.text("etcd --version | --help");
     page.section("DESCRIPTION");
     page.text(
@@ -46,6 +50,9 @@ pub fn page() -> String {
     );
     page.item("--version", "Print the version and leave.");
     page.item("-h, --help", "Print all flags and leave.");
+    page.section("COMMANDS");
+    page.text("In the place of a member. These have flags of their own and no variables.");
+    tools::commands(&mut page, &proxies::ROOT);
     page.section("ENVIRONMENT");
     page.text(
         "Each option has a variable: ETCD_ and its name in upper case with underscores, such as ETCD_DATA_DIR. To give \
@@ -132,11 +139,28 @@ pub fn completion(shell: &str) -> Option<String> {
     }
 }
 
+/// The two commands, each with the flags of its only sub-command.
+fn others() -> impl Iterator<Item = (&'static str, Vec<String>)> {
+    let flags = |spec: &'static CommandSpec<proxies::Run>| {
+        let all = spec.children.iter().flat_map(|child| child.flags);
+        all.map(|flag| format!("--{}", flag.name)).collect()
+    };
+    proxies::ROOT.children.iter().map(move |spec| (spec.name, flags(spec)))
+}
+
 fn bash() -> String {
     let mut out = String::from(
         "# bash completion for etcd\n\n_etcd() {\n    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}\n    \
-         case $previous in\n",
+         [[ $COMP_CWORD -gt 1 ]] && case ${COMP_WORDS[1]} in\n",
     );
+    for (name, flags) in others() {
+        let _ = writeln!(
+            out,
+            "        {name})\n            COMPREPLY=($(compgen -W \"start {}\" -- \"$current\"))\n            return ;;",
+            flags.join(" ")
+        );
+    }
+    out.push_str("    esac\n    case $previous in\n");
     let files: Vec<_> =
         flags().filter(|flag| takes_files(flag)).map(|flag| format!("--{}", flag.name)).collect();
     let _ = writeln!(
@@ -155,14 +179,23 @@ fn bash() -> String {
     let all: Vec<_> = flags().map(|flag| format!("--{}", flag.name)).collect();
     let _ = writeln!(
         out,
-        "    esac\n    COMPREPLY=($(compgen -W \"{} --help\" -- \"$current\"))\n}}\n\ncomplete -F _etcd etcd",
+        "    esac\n    COMPREPLY=($(compgen -W \"{} --help gateway grpc-proxy\" -- \"$current\"))\n}}\n\ncomplete -F _etcd etcd",
         all.join(" ")
     );
     out
 }
 
 fn zsh() -> String {
-    let mut out = String::from("#compdef etcd\n\n_arguments \\\n");
+    let mut out = String::from("#compdef etcd\n\n(( CURRENT > 2 )) && case $words[2] in\n");
+    for (name, flags) in others() {
+        let flags: Vec<_> = flags.iter().map(|flag| format!("'{flag}=[]:value:_files'")).collect();
+        let _ = writeln!(
+            out,
+            "    {name}) _arguments '1:command:({name})' '2:command:(start)' {}; return ;;",
+            flags.join(" ")
+        );
+    }
+    out.push_str("esac\n_arguments '1:command:(gateway grpc-proxy)' \\\n");
     for flag in flags() {
         let value = match words(flag) {
             _ if flag.is_bool() => String::new(),
@@ -191,6 +224,14 @@ fn fish() -> String {
         let help = first_sentence(flag).replace('\\', "\\\\").replace('\'', "\\'");
         let _ = writeln!(out, "complete -c etcd -l {}{value} -d '{help}'", flag.name);
     }
+    for (name, flags) in others() {
+        let _ = writeln!(out, "complete -c etcd -n __fish_use_subcommand -a {name}");
+        let _ = writeln!(out, "complete -c etcd -n '__fish_seen_subcommand_from {name}' -a start");
+        for flag in flags {
+            let flag = flag.trim_start_matches('-');
+            let _ = writeln!(out, "complete -c etcd -n '__fish_seen_subcommand_from {name}' -r -F -l {flag}");
+        }
+    }
     out.push_str("complete -c etcd -s h -l help -d 'Print all flags and leave'\n");
     out
 }
@@ -214,7 +255,7 @@ mod tests {
         for flag in flags() {
             let name = flag.name;
             let term = format!(".B {}", escape(&format!("--{name}")));
-            let listed = page.lines().filter(|line| {
+            let listed = page.lines().take_while(|line| *line != ".SH COMMANDS").filter(|line| {
                 line.strip_prefix(&term).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '[']))
             });
             assert_eq!(listed.count(), 1, "{name}");
@@ -227,13 +268,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_other_commands_are_there_with_every_flag() {
+        let (page, bash, zsh, fish) = (page(), bash(), zsh(), fish());
+        assert!(tools::tests::check(&page, "", &proxies::ROOT) > 40);
+        for (name, flags) in others() {
+            assert!(bash.contains(&format!("{name})\n")) && zsh.contains(&format!(" {name}) ")), "{name}");
+            for flag in flags {
+                assert!(bash.contains(&format!(" {flag}")) && zsh.contains(&format!("'{flag}=[")), "{flag}");
+                assert!(fish.contains(&format!(" -l {}\n", flag.trim_start_matches('-'))), "{flag}");
+            }
+        }
+    }
+
     /// The shell itself judges its script.
     #[test]
     fn bash_reads_its_scripts_and_completes() {
         let script = bash()
             + "\nCOMP_WORDS=(etcd --initial-cluster-state e); COMP_CWORD=2; _etcd; echo \"${COMPREPLY[@]}\""
-            + "\nCOMP_WORDS=(etcd --data-d); COMP_CWORD=1; _etcd; echo \"${COMPREPLY[@]}\"";
+            + "\nCOMP_WORDS=(etcd --data-d); COMP_CWORD=1; _etcd; echo \"${COMPREPLY[@]}\""
+            + "\nCOMP_WORDS=(etcd gateway start --retry); COMP_CWORD=3; _etcd; echo \"${COMPREPLY[@]}\"";
         let output = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();
-        assert_eq!(String::from_utf8_lossy(&output.stdout), "existing\n--data-dir\n", "{output:?}");
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            "existing\n--data-dir\n--retry-delay\n",
+            "{output:?}"
+        );
     }
 }

@@ -78,7 +78,8 @@ pub fn etcdutl_page() -> String {
     page.finish()
 }
 
-fn commands<R>(page: &mut Page, root: &'static CommandSpec<R>) {
+/// Every command below `root`.
+pub(crate) fn commands<R>(page: &mut Page, root: &'static CommandSpec<R>) {
     page.section("COMMANDS");
     for child in sorted(root) {
         command(page, root.name, child, &[]);
@@ -123,11 +124,11 @@ fn exit_codes(page: &mut Page, codes: &[(&str, &str)]) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::roff::escape;
 
-    fn check<R>(page: &str, above: &str, spec: &'static CommandSpec<R>) -> usize {
+    pub(crate) fn check<R>(page: &str, above: &str, spec: &'static CommandSpec<R>) -> usize {
         let name = format!("{above}{}", spec.name);
         let heading = format!(".SS {}", escape(&format!("{name}{}", spec.arguments)));
         assert_eq!(

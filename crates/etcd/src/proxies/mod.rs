@@ -17,6 +17,8 @@ use cli::help::{GlobalFlags, help, usage};
 use cli::{Outcome, parse};
 use server::log;
 
+pub use table::ROOT;
+
 /// What a command does.
 #[derive(Clone, Copy, Debug)]
 pub enum Run {

@@ -6,6 +6,7 @@ use super::Run;
 
 type Command = CommandSpec<Run>;
 
+/// Both commands; running a member is not among them.
 pub static ROOT: Command = Command::group(
     "etcd",
     "etcd server",
