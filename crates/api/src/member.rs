@@ -13,7 +13,7 @@ use mvcc::watch::Hub;
 
 use tokio::sync::watch;
 
-use proto::etcdserverpb::{InternalRaftRequest, ResponseHeader};
+use proto::etcdserverpb::{self as pb, InternalRaftRequest, ResponseHeader};
 use types::{ClusterId, CompatVersion, LeaseId, MemberId, Version};
 
 use crate::error::Error;
@@ -135,6 +135,45 @@ pub trait Member: Send + Sync + 'static {
     fn count_read(&self, times: &ReadTimes) {
         let _ = times;
     }
+
+    /// A read took longer than [`Config::slow_apply`].
+    fn slow_read(&self, read: &SlowRead<'_>) {
+        let _ = read;
+    }
+}
+
+/// A read that took long.
+#[derive(Clone, Copy, Debug)]
+pub struct SlowRead<'a> {
+    /// What was asked for.
+    pub request: ReadRequest<'a>,
+    /// How long it took.
+    pub took: Duration,
+    /// The answer, or why there is none.
+    pub outcome: Result<ReadOutcome<'a>, &'a Error>,
+}
+
+/// A request that only reads.
+#[derive(Clone, Copy, Debug)]
+pub enum ReadRequest<'a> {
+    /// `KV.Range`.
+    Range(&'a pb::RangeRequest),
+    /// `KV.Txn` that only reads.
+    Txn(&'a pb::TxnRequest),
+}
+
+/// What a read gave.
+#[derive(Clone, Copy, Debug)]
+pub enum ReadOutcome<'a> {
+    /// So many key-values, in so many encoded bytes.
+    Range {
+        /// Key-values.
+        count: usize,
+        /// Bytes of the answer.
+        bytes: usize,
+    },
+    /// An answer.
+    Txn(&'a pb::TxnResponse),
 }
 
 /// Work of which every piece is timed.
@@ -243,6 +282,8 @@ pub struct Config {
     pub auth_recovery: bool,
     /// `--client-cert-auth`: the name in a client's certificate is its user.
     pub client_cert_auth: bool,
+    /// `--warning-apply-duration`: reads that take longer are told.
+    pub slow_apply: Duration,
     /// Election timeout: how often streams that need a leader look for one.
     pub election_timeout: Duration,
 }
@@ -260,6 +301,7 @@ impl Default for Config {
             request_timeout: Duration::from_secs(7),
             auth_recovery: false,
             client_cert_auth: false,
+            slow_apply: Duration::MAX,
             election_timeout: Duration::from_secs(1),
         }
     }

@@ -45,6 +45,7 @@ fn main() {
     check_architecture();
     keep_small_pages();
     keep_freed_memory_for_a_moment();
+    server::profile::set_allocator(allocator_figures);
     if let Some(command @ ("gateway" | "grpc-proxy")) = words.get(1).map(String::as_str) {
         eprintln!("etcd {command} is not supported by this build yet");
         exit(1);
@@ -81,6 +82,29 @@ fn keep_freed_memory_for_a_moment() {
     // SAFETY: an option may be set at any time, and a number that is none is passed over. Where the
     // environment has `MIMALLOC_PURGE_DELAY`, that stays.
     unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, MILLISECONDS) }
+}
+
+/// What the allocator knows about itself.
+fn allocator_figures() -> server::profile::AllocatorFigures {
+    let mut figures = [0_usize; 8];
+    let [elapsed, user, system, resident, peak_resident, committed, peak_committed, faults] = &mut figures;
+    // SAFETY: all eight places outlive the call, which only writes to them.
+    unsafe {
+        libmimalloc_sys::mi_process_info(
+            elapsed,
+            user,
+            system,
+            resident,
+            peak_resident,
+            committed,
+            peak_committed,
+            faults,
+        );
+    }
+    server::profile::AllocatorFigures {
+        committed_bytes: *committed as u64,
+        peak_committed_bytes: *peak_committed as u64,
+    }
 }
 
 /// From the command line to settings that hold together, or out.

@@ -705,6 +705,9 @@ fn assemble(options: &Options, backend: Backend, log: OpenLog) -> Result<Parts, 
     })
 }
 
+/// A larger quota is taken, and warned of.
+const MAX_QUOTA_BYTES: i64 = 8 << 30;
+
 /// Says which quota holds.
 fn log_quota(quota: Quota) {
     let bytes = quota.reported_bytes();
@@ -719,7 +722,20 @@ fn log_quota(quota: Quota) {
                 &[name, size_field, ("quota-size", text.into())],
             );
         }
-        _ => log::info("enabled backend quota", &[name, size_field, ("quota-size", text.into())]),
+        _ => {
+            if bytes > MAX_QUOTA_BYTES {
+                let most = size::text(MAX_QUOTA_BYTES as u64);
+                log::warn!(
+                    "quota exceeds the maximum value",
+                    "quota-name" => "v3-applier",
+                    "quota-size-bytes" => bytes,
+                    "quota-size" => &text,
+                    "quota-maximum-size-bytes" => MAX_QUOTA_BYTES,
+                    "quota-maximum-size" => most
+                );
+            }
+            log::info("enabled backend quota", &[name, size_field, ("quota-size", text.into())]);
+        }
     }
 }
 

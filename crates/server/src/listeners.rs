@@ -16,6 +16,8 @@ use crate::config::Config;
 use crate::config::url::Url;
 use crate::log;
 use crate::node::Node;
+use crate::observe::Watcher;
+use crate::otlp::Tracer;
 use crate::run::RunError;
 use crate::security::Security;
 use crate::start::{Running, StartError};
@@ -52,6 +54,9 @@ impl Listeners {
             }
         })?;
         log::info!("configuring client listeners", "listen-client-urls" => &config.listen_client_urls);
+        if config.enable_pprof {
+            log::info!("pprof is enabled", "path" => "/debug/pprof");
+        }
         let clients = &config.listen_client_urls;
         let twice = |url: &&Url| clients.iter().any(|other| address_of(other) == address_of(url));
         if let Some(url) = config.listen_client_http_urls.iter().find(twice) {
@@ -85,6 +90,7 @@ impl Listeners {
         config: &Config,
         running: &Running,
         security: &Security,
+        tracer: Option<Arc<Tracer>>,
     ) -> Result<Vec<api::grpc::Serving>, RunError> {
         let split = !self.http.is_empty();
         let access = || AccessControl {
@@ -93,6 +99,8 @@ impl Listeners {
         };
         let member = Arc::new(running.node.clone());
         let counters = api::grpc::Metrics::new(EtcdService::<Node>::methods());
+        let counters = counters.timed(config.metrics == "extensive");
+        let observation = Watcher::new(config.warning_unary_request_duration.to_std(), tracer).observation();
         let health = Arc::new(api::http::HealthCounters::default());
         let side = |metrics_and_health_only: bool| {
             let (node, calls, checks) = (running.node.clone(), counters.clone(), health.clone());
@@ -103,6 +111,10 @@ impl Listeners {
             side.access = access();
             side.health = health.clone();
             side.metrics_and_health_only = metrics_and_health_only;
+            // At the lowest level upstream opens these as well.
+            if config.enable_pprof || log::enabled(log::Level::Debug) {
+                side.debug_pages = Some(Arc::new(crate::profile::answer));
+            }
             Arc::new(side)
         };
         let mut serving = Vec::new();
@@ -110,6 +122,7 @@ impl Listeners {
             let http = side(only);
             for bound in listeners {
                 let mut options = listen_options(config, protocols);
+                options.observation = Some(observation.clone());
                 options.security = match (bound.secure, only) {
                     (false, _) => None,
                     (true, true) => security.of_metrics()?,
@@ -165,6 +178,7 @@ fn listen_options(config: &Config, protocols: Protocols) -> ListenOptions {
         keepalive_min_time: config.grpc_keepalive_min_time.to_std(),
         protocols,
         security: None,
+        observation: None,
     }
 }
 

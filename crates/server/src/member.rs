@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::Duration;
 
 use api::error::Error;
-use api::member::{ClientCall, Config, LeaseTimes, Member, RaftStatus, ReadTimes, WatchSent, Work};
+use api::member::{
+    ClientCall, Config, LeaseTimes, Member, RaftStatus, ReadTimes, SlowRead, WatchSent, Work,
+};
 use api::services::Passwords;
 use apply::{ApplyError, Reply, Shared};
 use backend::Backend;
@@ -16,6 +18,7 @@ use proto::etcdserverpb::InternalRaftRequest;
 use types::{LeaseId, MemberId, Version};
 
 use crate::node::{self, Node};
+use crate::observe::slow;
 
 impl From<node::Error> for Error {
     fn from(error: node::Error) -> Self {
@@ -184,6 +187,10 @@ impl Member for Node {
 
     fn count_read(&self, times: &ReadTimes) {
         self.metrics().read(times);
+    }
+
+    fn slow_read(&self, read: &SlowRead<'_>) {
+        slow::report_read(read, self.config().slow_apply, self.metrics());
     }
 
     fn storage_version(&self) -> Option<Version> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Acquire;
 use std::time::{Duration, Instant};
 
+use api::grpc::{Stages, note_stages, wants_stages};
 use apply::{ApplyError, Quota, Reply, RequestKind, Shared};
 use backend::Backend;
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use crate::driver::Input;
 use crate::lanes::{self, Answer, Lanes, Unanswered};
 use crate::mailbox::Sender;
 use crate::metrics::Metrics;
+use crate::observe::slow;
 use crate::progress::Progress;
 use crate::reads::{self, Reads, Unconfirmed};
 
@@ -275,11 +277,14 @@ impl Node {
         let Encoded { id, payload, kind } = encoded?;
         let start = Instant::now();
         let pending = Pending::new(&self.inner.metrics);
-        let result = lanes::propose(id, payload, self.inner.request_timeout).await;
+        let result = lanes::propose(id, payload, start, self.inner.request_timeout).await;
         drop(pending);
         match result {
             Ok((answer, took)) => {
                 self.inner.metrics.request(kind, answer.result.is_ok(), took);
+                if wants_stages(took) {
+                    self.note_stages(&answer, took);
+                }
                 Ok(answer.result?)
             }
             Err(reason) => {
@@ -287,6 +292,17 @@ impl Node {
                 Err(self.explain(reason, start))
             }
         }
+    }
+
+    /// Leaves what a request went through, for whoever looks at the call.
+    fn note_stages(&self, answer: &Answer, took: Duration) {
+        let clock_now = self.inner.clock.now();
+        let (begun, ended) = answer.applied;
+        note_stages(Stages {
+            agreed: None,
+            proposed: Instant::now().checked_sub(took),
+            applied: slow::instant_of(begun, clock_now).zip(slow::instant_of(ended, clock_now)),
+        });
     }
 
     /// Waits for a point after which a read sees every write that was acknowledged before the
@@ -323,6 +339,10 @@ impl Node {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(Unconfirmed::Stopped),
             Err(_) => {
+                crate::log::warn!(
+                    "timed out waiting for read index response (local node might have slow network)",
+                    "timeout" => self.inner.request_timeout
+                );
                 self.inner.metrics.read_index_failed();
                 Err(Unconfirmed::Timeout)
             }

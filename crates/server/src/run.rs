@@ -21,6 +21,8 @@ use crate::discovery;
 use crate::discovery::names::NamesError;
 use crate::listeners::{self, Listeners};
 use crate::log;
+use crate::notes;
+use crate::otlp::Tracer;
 pub use crate::peers::REMOVED;
 use crate::security::{Security, SecurityError};
 use crate::start::{self, Running, StartError};
@@ -85,6 +87,7 @@ pub struct Serving {
     config: Config,
     running: Running,
     listeners: Vec<api::grpc::Serving>,
+    tracer: Option<Arc<Tracer>>,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -103,7 +106,9 @@ pub fn start(config: &Config, ended: impl FnOnce(String) + Send + 'static) -> Re
     let security = Security::new(config)?;
     let peer_security = security.of_peers()?;
     let mut listeners = Listeners::bind(config)?;
+    let tracer = start_tracing(config)?;
     announce(config)?;
+    notes::warn_of_settings(config);
     let peers = listeners.take_peer(&peer_security);
     let (disk, clock) = (Arc::new(RealDisk), Arc::new(RealClock::default()));
     let running = start::start(disk, clock, &options(config)?, peers, Some(peer_security))?;
@@ -129,14 +134,31 @@ pub fn start(config: &Config, ended: impl FnOnce(String) + Send + 'static) -> Re
         return Err(RunError::Fatal(reason));
     }
     security.announce_client(config);
-    let listeners = listeners.serve(config, &running, &security)?;
+    let listeners = listeners.serve(config, &running, &security, tracer.clone())?;
     let fatal = running.fatal.clone();
     running.workers.spawn_on(0, move || async move {
         let reason = fatal.stopped().await;
         log_end(&reason);
         ended(reason);
     });
-    Ok(Serving { config: config.clone(), running, listeners, runtime })
+    Ok(Serving { config: config.clone(), running, listeners, tracer, runtime })
+}
+
+/// Begins to export spans, if that is wanted.
+fn start_tracing(config: &Config) -> Result<Option<Arc<Tracer>>, RunError> {
+    let tracer =
+        Tracer::start(&config.tracing).map_err(|error| RunError::Start(StartError::Thread(error)))?;
+    if tracer.is_some() {
+        log::info!("distributed tracing setup enabled");
+        log::debug!(
+            "distributed tracing enabled",
+            "address" => &config.tracing.address,
+            "service-name" => &config.tracing.service_name,
+            "service-instance-id" => &config.tracing.instance_id,
+            "sampling-rate" => config.tracing.sampling_rate_per_million
+        );
+    }
+    Ok(tracer.map(Arc::new))
 }
 
 /// What an operator has to know about a member that was removed. Other reasons are reported by
@@ -168,12 +190,15 @@ impl Serving {
     /// Stops the member in order: requests, then everything that writes. What was acknowledged is
     /// on disk when this returns.
     pub fn stop(self) {
-        let Self { config, running, listeners, runtime } = self;
+        let Self { config, running, listeners, tracer, runtime } = self;
         log::info!("closing etcd server", "name" => &config.name, "data-dir" => &config.data_dir);
         running.node.begin_stop();
         let patience = config.request_timeout();
         let stops = listeners.iter().map(|listener| listener.shutdown(patience));
         runtime.block_on(futures_util::future::join_all(stops));
+        if let Some(tracer) = tracer {
+            tracer.stop();
+        }
         runtime.block_on(running.node.leave_leadership());
         running.stop();
         listeners::remove_sockets(&config);
@@ -232,6 +257,7 @@ fn options(config: &Config) -> Result<start::Options, RunError> {
         max_txn_ops: usize::try_from(config.max_txn_ops).unwrap_or(usize::MAX),
         backend_batch_interval: config.batch_interval(),
         compaction_pause: config.compaction_pause(),
+        slow_apply: config.warning_apply_duration.to_std(),
         snapshot_count: config.snapshot_count(),
         max_wals: usize::try_from(config.max_wals).unwrap_or_default(),
         max_snapshots: usize::try_from(config.max_snapshots).unwrap_or_default(),

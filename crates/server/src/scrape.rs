@@ -8,6 +8,7 @@ use proto::etcdserverpb::AlarmType;
 
 use crate::metrics::Metrics;
 use crate::metrics::grpc::MethodCounts;
+use crate::metrics::kinds::{CALL, Histogram};
 use crate::node::Node;
 
 /// The body of `/metrics`.
@@ -23,11 +24,17 @@ pub fn metrics(node: &Node, calls: &api::grpc::Metrics, health: &HealthCounters)
         metrics.snap_db_fsync_duration.observe(saved.sync);
     }
     let counts = calls.snapshot();
-    let methods: Vec<MethodCounts<'_>> = counts.iter().map(method).collect();
+    let times: Vec<Option<Histogram>> = counts.iter().map(|counts| counts.handling.map(histogram)).collect();
+    let methods: Vec<MethodCounts<'_>> =
+        counts.iter().zip(&times).map(|(counts, times)| method(counts, times.as_ref())).collect();
     metrics.render(&methods, Some(node.parts().transport.metrics()))
 }
 
-fn method(counts: &Counts) -> MethodCounts<'_> {
+fn histogram(handling: api::grpc::Handling) -> Histogram {
+    Histogram::of(&CALL, &handling.counts, handling.sum_nanos)
+}
+
+fn method<'m>(counts: &'m Counts, handling: Option<&'m Histogram>) -> MethodCounts<'m> {
     MethodCounts {
         service: counts.info.service,
         method: counts.info.method,
@@ -36,7 +43,7 @@ fn method(counts: &Counts) -> MethodCounts<'_> {
         received: counts.received,
         sent: counts.sent,
         handled: counts.handled,
-        handling: None,
+        handling,
     }
 }
 
@@ -99,13 +106,23 @@ fn refresh_health(health: &HealthCounters, metrics: &Metrics) {
     }
 }
 
+/// Those of Go's figures that mean the same here: memory that the allocator may use.
+fn memory_figures() -> serde_json::Value {
+    match crate::profile::allocator() {
+        Some(figures) => {
+            serde_json::json!({ "Sys": figures.committed_bytes, "HeapSys": figures.committed_bytes })
+        }
+        None => serde_json::json!({}),
+    }
+}
+
 /// The body of `/debug/vars`.
 pub fn debug_vars(node: &Node) -> String {
     let progress = node.progress();
     let value = serde_json::json!({
-        "cmdline": std::env::args().collect::<Vec<_>>(),
+        "cmdline": crate::config::secrets::shown_words(&std::env::args().collect::<Vec<_>>()),
         "file_descriptor_limit": crate::metrics::process::descriptor_limit(),
-        "memstats": {},
+        "memstats": memory_figures(),
         "raft.status": {
             "id": node.id().to_string(),
             "term": progress.term(),

@@ -87,6 +87,8 @@ pub struct Options {
     pub backend_batch_interval: Duration,
     /// Pause between two compaction batches.
     pub compaction_pause: Duration,
+    /// Requests that take longer to apply or to read are told.
+    pub slow_apply: Duration,
     /// Applied entries between two disk snapshots.
     pub snapshot_count: u64,
     /// Log files kept; 0 = all.
@@ -393,6 +395,7 @@ impl<'a> Assembly<'a> {
             metrics: metrics.clone(),
             clock: clock.clone(),
             lease_extension: setup.election_timeout(),
+            slow_apply: options.slow_apply,
             snapshot_count: options.snapshot_count,
             compaction_batch_limit: setup.compaction_batch_limit,
             last_snapshot: parts.snapshot_index,
@@ -451,6 +454,7 @@ impl<'a> Assembly<'a> {
                 request_timeout: setup.request_timeout(),
                 client_cert_auth: options.client_cert_auth,
                 auth_recovery: options.auth_recovery,
+                slow_apply: options.slow_apply,
                 election_timeout: setup.election_timeout(),
             },
             passwords: api::services::Passwords::new(setup.bcrypt_cost),

@@ -28,6 +28,7 @@ use super::connection::Shared;
 use super::message::{Accept, MessageReader, Pieces, Reply, decode};
 use super::metadata::{CallContext, parse_timeout};
 use super::metrics::{MethodId, Shard};
+use super::observe::Watched;
 use super::status::{Code, Status, ok_trailers};
 
 /// What stands before each answer: the status of HTTP, and the content type.
@@ -134,6 +135,7 @@ impl Call {
     {
         let Self { context, body, mut respond, gzip, shared, .. } = self;
         let running = Running::start(&shared, method, true);
+        let watched = Watched::begin(shared.observation.as_ref(), &context);
         let accept = Accept { max_bytes: shared.max_receive_bytes, gzip };
         let mut timer = Timer::new(context.deadline);
         let outcome = if timer.is_over() {
@@ -143,9 +145,15 @@ impl Call {
                 let message = read_only_message(body, accept).await?;
                 running.metrics().received(method);
                 running.metrics().bytes_received(message.len());
+                if let Some(watched) = &watched {
+                    watched.keep(&message);
+                }
                 handler(decode(message)?, context).await
             });
             poll_fn(|cx| {
+                if let Some(watched) = &watched {
+                    watched.poll_begins();
+                }
                 if let Poll::Ready(outcome) = work.as_mut().poll(cx) {
                     return Poll::Ready(Some(outcome));
                 }
@@ -159,12 +167,18 @@ impl Call {
             })
             .await
         };
+        let outcome = outcome.map(|outcome| outcome.map(Reply::into_pieces));
+        if let Some(watched) = watched {
+            match &outcome {
+                Some(outcome) => watched.end_unary(outcome),
+                None => watched.end_stream(Some(&Status::canceled())),
+            }
+        }
         let Some(outcome) = outcome else { return running.end(Code::Canceled) };
         // The library counts an answer for every unary call, whatever it says.
         running.metrics().sent(method);
         match outcome {
-            Ok(reply) => {
-                let pieces = reply.into_pieces();
+            Ok(pieces) => {
                 let bytes = match &pieces {
                     Pieces::Whole(frame) => frame.len(),
                     Pieces::Several(pieces) => pieces.iter().map(Bytes::len).sum(),
@@ -238,6 +252,7 @@ impl Call {
         let Self { context, body, respond, gzip, shared, .. } = self;
         tokio::task::spawn_local(async move {
             let running = Running::start(&shared, method, false);
+            let watched = Watched::begin(shared.observation.as_ref(), &context);
             let accept = Accept { max_bytes: shared.max_receive_bytes, gzip };
             let requests = RawRequests { reader: MessageReader::new(body, accept), shared: shared.clone() };
             let mut responses = Responses { state: State::Fresh(respond), method, shared: shared.clone() };
@@ -252,6 +267,9 @@ impl Call {
                 })
                 .await
             };
+            if let Some(watched) = watched {
+                watched.end_stream(outcome.as_ref().err());
+            }
             running.end(responses.finish(outcome));
         });
     }
@@ -349,6 +367,8 @@ struct Running<'a> {
     method: MethodId,
     unary: bool,
     code: Code,
+    /// When it began, if its time is counted.
+    started: Option<std::time::Instant>,
 }
 
 impl<'a> Running<'a> {
@@ -357,7 +377,8 @@ impl<'a> Running<'a> {
         if unary {
             shared.unary_in_flight.set(shared.unary_in_flight.get() + 1);
         }
-        Self { shared, method, unary, code: Code::Canceled }
+        let started = shared.metrics.times_calls().then(std::time::Instant::now);
+        Self { shared, method, unary, code: Code::Canceled, started }
     }
 
     fn metrics(&self) -> &Shard {
@@ -372,6 +393,9 @@ impl<'a> Running<'a> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.shared.metrics.handled(self.method, self.code);
+        if let Some(started) = self.started {
+            self.shared.metrics.took(self.method, started.elapsed());
+        }
         if self.unary {
             self.shared.unary_in_flight.set(self.shared.unary_in_flight.get() - 1);
         }

@@ -32,6 +32,7 @@ use super::keepalive::{Keepalive, PingPolicy};
 use super::lifecycle::{Phase, Ticket};
 use super::metadata::Peer;
 use super::metrics::Shard;
+use super::observe::Observation;
 use super::web::{self, RequestBody};
 use super::{Options, Protocols, Service};
 
@@ -52,6 +53,7 @@ pub(crate) struct Shared {
     pub(crate) peer: Rc<Peer>,
     pub(crate) metrics: Arc<Shard>,
     pub(crate) heads: Heads,
+    pub(crate) observation: Option<Observation>,
     /// Unary calls whose handlers run: what a stopping connection waits for.
     pub(crate) unary_in_flight: Cell<usize>,
 }
@@ -78,6 +80,7 @@ pub(crate) async fn serve_connection<IO, S>(
                 peer: Rc::new(peer),
                 metrics,
                 heads: Heads::new(),
+                observation: options.observation.clone(),
                 unary_in_flight: Cell::new(0),
             });
             serve_http2(io, &first_bytes, service, options, shared, ticket).await;

@@ -18,6 +18,7 @@ mod lifecycle;
 mod message;
 mod metadata;
 mod metrics;
+mod observe;
 mod secure;
 mod server;
 mod status;
@@ -33,7 +34,10 @@ use http_body_util::combinators::UnsyncBoxBody;
 pub use call::{Call, Requests, Responses};
 pub use message::{PREFIX_LEN, Pieces, Reply, write_prefix};
 pub use metadata::{CallContext, Peer};
-pub use metrics::{MethodCounts, MethodId, MethodInfo, Metrics, Shape};
+pub use metrics::{HANDLING_BOUNDS, Handling, MethodCounts, MethodId, MethodInfo, Metrics, Shape};
+pub use observe::{
+    Ended, Observation, Observer, SentReply, Span, Stages, TRACE_THRESHOLD, note_stages, wants_stages,
+};
 pub use secure::Security;
 pub use server::{Listener, Serving, Workers, serve, serve_counted, serve_io};
 pub use status::{Code, Status};
@@ -91,6 +95,8 @@ pub struct Options {
     pub protocols: Protocols,
     /// Encryption; without it connections are plain text.
     pub security: Option<Security>,
+    /// Who looks on.
+    pub observation: Option<Observation>,
 }
 
 impl Default for Options {
@@ -104,6 +110,7 @@ impl Default for Options {
             keepalive_min_time: Duration::from_secs(5),
             protocols: Protocols::Both,
             security: None,
+            observation: None,
         }
     }
 }

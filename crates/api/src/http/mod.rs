@@ -5,6 +5,7 @@
 //! **Source**: etcd `server/etcdserver/api/etcdhttp`, `server/embed/serve.go`.
 
 mod access;
+mod debug;
 mod health;
 
 use std::convert::Infallible;
@@ -16,6 +17,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 
 pub use access::{AccessControl, Allowed};
+pub use debug::{DebugPage, DebugPages, DebugRequest};
 pub use health::HealthCounters;
 
 use crate::grpc::{HttpBody, Peer};
@@ -38,6 +40,8 @@ pub struct HttpSide {
     pub metrics: TextSource,
     /// The body of `/debug/vars`, a JSON object.
     pub debug_vars: TextSource,
+    /// Pages below `/debug/` beside the variables, if there are any.
+    pub debug_pages: Option<DebugPages>,
     /// Results of health checks, for metrics; listeners may share them.
     pub health: Arc<HealthCounters>,
     /// Serve `/metrics` and the health endpoints and nothing else: `--listen-metrics-urls`.
@@ -51,6 +55,7 @@ impl HttpSide {
             access: AccessControl::default(),
             metrics,
             debug_vars,
+            debug_pages: None,
             health: Arc::default(),
             metrics_and_health_only: false,
         }
@@ -98,6 +103,7 @@ impl HttpSide {
                 let content_type = HeaderValue::from_static("application/json; charset=utf-8");
                 typed(StatusCode::OK, content_type, (self.debug_vars)())
             }),
+            _ if path.starts_with("/debug/") => self.debug_page(request).await,
             _ => not_found(),
         }
     }

@@ -143,6 +143,7 @@ impl CompactionThread {
     pub fn run(mut self) {
         while let Some(CompactionWork { mut job }) = self.work.recv() {
             let start = Instant::now();
+            log::info!("compact tree index", "revision" => job.revision());
             if !self.compact(&mut job) {
                 return;
             }
