@@ -5,9 +5,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::Duration;
 
 use api::error::Error;
-use api::member::{
-    ClientCall, Config, LeaseTimes, Member, RaftStatus, ReadTimes, SlowRead, WatchSent, Work,
-};
+use api::member::{ClientCall, Config, LeaseTimes, Member, RaftStatus, ReadTimes, SlowRead, WatchSent, Work};
 use api::services::Passwords;
 use apply::{ApplyError, Reply, Shared};
 use backend::Backend;

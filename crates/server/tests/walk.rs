@@ -96,29 +96,9 @@ fn exists(name: &str, leaf: &str, cache: &mut BTreeMap<String, String>) -> bool 
         .any(|form| text.contains(form))
 }
 
-/// Rows of features that are still to come: all that is demanded is that they are there and that this is a
-/// start that is refused, see `server::config::unsupported`.
-const STILL_TO_COME: [&str; 19] = [
-    "distributed-tracing-address",
-    "distributed-tracing-instance-id",
-    "distributed-tracing-sampling-rate",
-    "distributed-tracing-service-name",
-    "enable-distributed-tracing",
-    "enable-grpc-gateway",
-    "enable-log-rotation",
-    "enable-pprof",
-    "log-outputs",
-    "log-rotation-config-json",
-    "metrics",
-    "warning-apply-duration",
-    "warning-unary-request-duration",
-    "flag.subcommand",
-    "log journal",
-    "gateway endpoint",
-    "gateway loop",
-    "grpc-proxy args",
-    "grpc_server_handling_seconds",
-];
+/// Rows of features that are still to come: all that is demanded is that they are there.
+const STILL_TO_COME: [&str; 5] =
+    ["enable-grpc-gateway", "flag.subcommand", "gateway endpoint", "gateway loop", "grpc-proxy args"];
 
 /// States that stand for a row that is not simply done, and are an answer to an operator nevertheless.
 fn is_answer(state: &str) -> bool {
