@@ -19,7 +19,7 @@ use proto::reflection::server_reflection_request::MessageRequest;
 use proto::reflection::server_reflection_response::MessageResponse;
 use serde_json::{Value, json};
 use tls::authority::{Authority, Leaf};
-use wire::{Lines, Socket, post, post_as};
+use wire::{Lines, Socket, post};
 
 /// The answer of `curl` to words of a command line, as text.
 fn curl(words: &[&str]) -> anyhow::Result<String> {
@@ -341,7 +341,7 @@ fn certificates_and_versions_of_http() -> anyhow::Result<()> {
         authority.issue(&Leaf::new(common_name, &["127.0.0.1"]))?.write(dir.path(), name)?;
     }
     for program in [subject(), yardstick()] {
-        let (member, secure) = secure_member(&program, dir.path(), &path)?;
+        let (_member, secure) = secure_member(&program, dir.path(), &path)?;
         let url = format!("{secure}/v3/");
         let ask = |who: &str, version: &str, path_: &str, body: &str| {
             let (certificate, key) = (path(&format!("{who}.crt")), path(&format!("{who}.key")));
