@@ -251,6 +251,34 @@ async fn members_auth_and_health() {
     assert_eq!((answer.code(), answer.text()), (12, "unknown service grpc.channelz.v1.Channelz".to_owned()));
 }
 
+#[tokio::test]
+async fn the_health_service_follows_the_member() {
+    let fixture = start();
+    let client = fixture.client().await;
+    let ask = |service: &str| healthpb::HealthCheckRequest { service: service.to_owned() };
+    let open = async |service: &str| {
+        let mut send = client.send.clone().ready().await.unwrap();
+        let head = request("/grpc.health.v1.Health/Watch").body(()).unwrap();
+        let (response, mut body) = send.send_request(head, false).unwrap();
+        body.send_data(frame(&ask(service)), true).unwrap();
+        Incoming::new(within(response).await.unwrap().into_body())
+    };
+    let (mut watch, mut unknown) = (open("").await, open("x").await);
+    for (serving, status) in [(true, 1), (false, 2), (true, 1)] {
+        fixture.member.serving.send_replace(serving);
+        let told: healthpb::HealthCheckResponse = watch.next().await.unwrap();
+        assert_eq!(told.status, status);
+        let health: healthpb::HealthCheckResponse =
+            client.unary("/grpc.health.v1.Health/Check", &ask("")).await.only();
+        assert_eq!(health.status, status);
+        let list: healthpb::HealthListResponse =
+            client.unary("/grpc.health.v1.Health/List", &healthpb::HealthListRequest {}).await.only();
+        assert_eq!(list.statuses[""].status, status);
+    }
+    let told: healthpb::HealthCheckResponse = unknown.next().await.unwrap();
+    assert_eq!(told.status, 3);
+}
+
 struct Page {
     status: u16,
     head: String,

@@ -7,12 +7,13 @@
 //! | status | when |
 //! |---|---|
 //! | 0 | `--version`, `--help`, the member was removed from its cluster, stopped as process 1 |
-//! | 1 | settings that do not hold together, a fatal record |
+//! | 1 | settings that do not hold together, a fatal record, any fault of `gateway` and `grpc-proxy` |
 //! | 2 | a fault of the command line, a panic |
 //! | killed by the signal | SIGINT or SIGTERM, after an orderly stop |
 //!
 //! Source: behaviour of etcd 3.7.1 `server/etcdmain`.
 
+mod proxies;
 mod serve;
 mod signals;
 
@@ -21,6 +22,7 @@ use std::process::exit;
 use std::sync::mpsc;
 
 use server::config::{self, Config, Failure, Loaded, Outcome, startup};
+use server::run::{self, RunError};
 use server::{log, systemd};
 
 use signals::Signals;
@@ -37,17 +39,19 @@ pub enum Event {
 }
 
 fn main() {
+    let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    if let Some("gateway" | "grpc-proxy") = words.get(1).map(String::as_str) {
+        check_architecture();
+        keep_small_pages();
+        proxies::run(&words);
+    }
     let (events, next_event) = mpsc::channel();
     // Before any other thread exists, so that every thread inherits the blocked signals.
     let signals = Signals::catch(events.clone());
-    let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     check_architecture();
     keep_small_pages();
     keep_freed_memory_for_a_moment();
-    if let Some(command @ ("gateway" | "grpc-proxy")) = words.get(1).map(String::as_str) {
-        eprintln!("etcd {command} is not supported by this build yet");
-        exit(1);
-    }
+    server::profile::set_allocator(allocator_figures);
     let config = configure(&words);
     let stop = start(config, events);
     signals.member_serves();
@@ -80,6 +84,29 @@ fn keep_freed_memory_for_a_moment() {
     // SAFETY: an option may be set at any time, and a number that is none is passed over. Where the
     // environment has `MIMALLOC_PURGE_DELAY`, that stays.
     unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, MILLISECONDS) }
+}
+
+/// What the allocator knows about itself.
+fn allocator_figures() -> server::profile::AllocatorFigures {
+    let mut figures = [0_usize; 8];
+    let [elapsed, user, system, resident, peak_resident, committed, peak_committed, faults] = &mut figures;
+    // SAFETY: all eight places outlive the call, which only writes to them.
+    unsafe {
+        libmimalloc_sys::mi_process_info(
+            elapsed,
+            user,
+            system,
+            resident,
+            peak_resident,
+            committed,
+            peak_committed,
+            faults,
+        );
+    }
+    server::profile::AllocatorFigures {
+        committed_bytes: *committed as u64,
+        peak_committed_bytes: *peak_committed as u64,
+    }
 }
 
 /// From the command line to settings that hold together, or out.
@@ -182,14 +209,35 @@ fn start(mut config: Config, events: mpsc::Sender<Event>) -> Box<dyn FnOnce()> {
     log::info!(message, "data-dir" => &config.data_dir, "dir-type" => kind.name());
     match serve::start(&config, events) {
         Ok(stop) => stop,
-        Err((_, reason)) if reason.contains("include") && reason.contains("--initial-cluster") => {
+        Err(error) => give_up(&config, &error),
+    }
+}
+
+/// The records with which a start that failed ends.
+fn give_up(config: &Config, error: &RunError) -> ! {
+    let reason = error.to_string();
+    match error.record() {
+        run::TOKEN_USED => {
+            let discovery = &config.discovery;
+            log::warn!(run::TOKEN_USED, "discovery-token" => &discovery.token,
+                "discovery-endpoints" => &discovery.endpoints, "error" => reason);
+            log::warn!("do not reuse discovery token; generate a new one to bootstrap a cluster");
+            exit(1)
+        }
+        _ if reason.contains("include") && reason.contains("--initial-cluster") => {
             log::warn!("failed to start", "error" => reason);
             if config.initial_cluster == config.initial_cluster_from_name(&config.name) {
                 log::warn!("forgot to set --initial-cluster?");
             }
             exit(1)
         }
-        Err((record, reason)) => log::fatal(record, &[("error", reason.into())]),
+        record => match error {
+            RunError::Descriptors { limit, recommended } => log::fatal(
+                &reason,
+                &[("limit", (*limit).into()), ("recommended-limit", (*recommended).into())],
+            ),
+            _ => log::fatal(record, &[("error", reason.into())]),
+        },
     }
 }
 

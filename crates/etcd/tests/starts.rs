@@ -131,13 +131,12 @@ fn version_and_help_leave_with_0() {
 #[test]
 fn what_is_still_to_come_is_refused_by_name() {
     for (args, want) in [
-        (&["--enable-pprof"][..], "--enable-pprof is not supported by this build yet"),
+        (&["--memory-mlock"][..], "--memory-mlock is not supported by this build yet"),
         (
             &["--discovery=http://x"],
             "invalid value \"http://x\" for flag -discovery: v2 discovery no longer exists",
         ),
         (&["--enable-v2"], "invalid boolean value \"true\" for -enable-v2: the v2 API no longer exists"),
-        (&["gateway", "start"], "etcd gateway is not supported by this build yet"),
     ] {
         let output = plain(args);
         assert!(!output.status.success());

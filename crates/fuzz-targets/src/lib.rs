@@ -13,6 +13,7 @@
 
 pub mod bolt_image;
 pub mod bolt_page;
+pub mod certificates;
 pub mod grpc_bytes;
 pub mod http2_bytes;
 mod input;
@@ -60,5 +61,6 @@ pub const TARGETS: &[Target] = targets![
     raft_message 30_000,
     grpc_bytes 4_000,
     http2_bytes 30_000,
+    certificates 20_000,
     json_body 20_000,
 ];

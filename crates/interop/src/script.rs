@@ -59,10 +59,15 @@ pub struct Script {
 impl Script {
     /// Connects to a member and learns its ids.
     pub async fn connect(member: &Member, ctl: PathBuf) -> anyhow::Result<Self> {
-        let authority = member.authority();
+        Self::connect_through(member, member.authority(), ctl).await
+    }
+
+    /// The same, through something that stands before the member at `authority`.
+    pub async fn connect_through(member: &Member, authority: String, ctl: PathBuf) -> anyhow::Result<Self> {
         let channel = Channel::connect(&authority).await?;
         let mut normaliser = Normaliser::default();
         normaliser.replace(&authority, "<client>");
+        normaliser.replace(member.authority(), "<client>");
         normaliser.replace(member.peer_authority(), "<peer>");
         normaliser.replace(member.dir().display().to_string(), "<dir>");
         let method = Method::new(&authority, "/etcdserverpb.Cluster/MemberList")?;
@@ -73,7 +78,7 @@ impl Script {
         normaliser.replace_id(header.member_id, "<member>");
         Ok(Self {
             channel,
-            ctl: Ctl { program: ctl, endpoint: member.client_url() },
+            ctl: Ctl { program: ctl, endpoint: format!("http://{authority}") },
             scratch: member.dir().to_owned(),
             authority,
             normaliser,

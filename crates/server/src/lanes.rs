@@ -57,6 +57,8 @@ pub struct Answer {
     pub id: RequestId,
     /// Its result.
     pub result: Result<Reply, ApplyError>,
+    /// When it began to be applied, and when it was, by the member's clock.
+    pub applied: (Duration, Duration),
 }
 
 /// Why a proposal has no answer from the state machine.
@@ -232,8 +234,8 @@ pub fn current() -> usize {
     LANE.with(|lane| lane.get().map_or(0, |lane| lane.index.into()))
 }
 
-/// Proposes an encoded request and waits for its answer, at most `timeout`. Returns the answer and
-/// how long it took to come back to this thread.
+/// Proposes an encoded request and waits for its answer, at most `timeout` from `started` on, which is now.
+/// Returns the answer and how long it took to come back to this thread.
 ///
 /// The proposal goes out with all others that this thread queued before it went idle.
 ///
@@ -242,6 +244,7 @@ pub fn current() -> usize {
 pub async fn propose(
     id: RequestId,
     payload: Bytes,
+    started: Instant,
     timeout: Duration,
 ) -> Result<(Answer, Duration), Unanswered> {
     let (sender, receiver) = oneshot::channel();
@@ -251,7 +254,6 @@ pub async fn propose(
         if lane.bytes_under_way.get() + bytes > MAX_BYTES_UNDER_WAY {
             return Err(Unanswered::TooManyRequests);
         }
-        let started = Instant::now();
         lane.add(id, Waiter { sender, started, deadline: started + timeout, bytes });
         let mut outbox = lane.outbox.borrow_mut();
         outbox.push(Proposal { id, payload });

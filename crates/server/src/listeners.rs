@@ -16,6 +16,8 @@ use crate::config::Config;
 use crate::config::url::Url;
 use crate::log;
 use crate::node::Node;
+use crate::observe::Watcher;
+use crate::otlp::Tracer;
 use crate::run::RunError;
 use crate::security::Security;
 use crate::start::{Running, StartError};
@@ -41,9 +43,20 @@ pub(crate) struct Listeners {
 
 impl Listeners {
     pub(crate) fn bind(config: &Config) -> Result<Self, RunError> {
+        if config.socket_reuse_address || config.socket_reuse_port {
+            log::info!("configuring socket options",
+                "reuse-address" => config.socket_reuse_address, "reuse-port" => config.socket_reuse_port);
+        }
         log::info!("configuring peer listeners", "listen-peer-urls" => &config.listen_peer_urls);
-        let peer = bind_all(&config.listen_peer_urls, config)?;
+        let peer = bind_all(&config.listen_peer_urls, config).inspect_err(|error| {
+            if matches!(error, RunError::Listen { .. }) {
+                log::error!("creating peer listener failed", "error" => error.to_string());
+            }
+        })?;
         log::info!("configuring client listeners", "listen-client-urls" => &config.listen_client_urls);
+        if config.enable_pprof {
+            log::info!("pprof is enabled", "path" => "/debug/pprof");
+        }
         let clients = &config.listen_client_urls;
         let twice = |url: &&Url| clients.iter().any(|other| address_of(other) == address_of(url));
         if let Some(url) = config.listen_client_http_urls.iter().find(twice) {
@@ -77,6 +90,7 @@ impl Listeners {
         config: &Config,
         running: &Running,
         security: &Security,
+        tracer: Option<Arc<Tracer>>,
     ) -> Result<Vec<api::grpc::Serving>, RunError> {
         let split = !self.http.is_empty();
         let access = || AccessControl {
@@ -85,6 +99,8 @@ impl Listeners {
         };
         let member = Arc::new(running.node.clone());
         let counters = api::grpc::Metrics::new(EtcdService::<Node>::methods());
+        let counters = counters.timed(config.metrics == "extensive");
+        let observation = Watcher::new(config.warning_unary_request_duration.to_std(), tracer).observation();
         let health = Arc::new(api::http::HealthCounters::default());
         let side = |metrics_and_health_only: bool| {
             let (node, calls, checks) = (running.node.clone(), counters.clone(), health.clone());
@@ -96,6 +112,10 @@ impl Listeners {
             side.health = health.clone();
             side.json_gateway = config.enable_grpc_gateway;
             side.metrics_and_health_only = metrics_and_health_only;
+            // At the lowest level upstream opens these as well.
+            if config.enable_pprof || log::enabled(log::Level::Debug) {
+                side.debug_pages = Some(Arc::new(crate::profile::answer));
+            }
             Arc::new(side)
         };
         let mut serving = Vec::new();
@@ -103,6 +123,7 @@ impl Listeners {
             let http = side(only);
             for bound in listeners {
                 let mut options = listen_options(config, protocols);
+                options.observation = Some(observation.clone());
                 options.security = match (bound.secure, only) {
                     (false, _) => None,
                     (true, true) => security.of_metrics()?,
@@ -158,6 +179,7 @@ fn listen_options(config: &Config, protocols: Protocols) -> ListenOptions {
         keepalive_min_time: config.grpc_keepalive_min_time.to_std(),
         protocols,
         security: None,
+        observation: None,
     }
 }
 
@@ -173,7 +195,7 @@ fn address_of(url: &Url) -> String {
 fn bind_all(urls: &[Url], config: &Config) -> Result<Vec<Bound>, RunError> {
     let limit = descriptor_limit();
     if limit <= RESERVED_DESCRIPTORS {
-        return Err(RunError::Descriptors { limit });
+        return Err(RunError::Descriptors { limit, recommended: RESERVED_DESCRIPTORS });
     }
     let mut all: Vec<Bound> = Vec::new();
     for url in urls {
@@ -183,11 +205,26 @@ fn bind_all(urls: &[Url], config: &Config) -> Result<Vec<Bound>, RunError> {
             bound.secure |= secure;
             continue;
         }
-        let listener = bind(url, config)
-            .map_err(|source| RunError::Listen { address: url.host().to_owned(), source })?;
+        let network = if url.is_unix() { "unix" } else { "tcp" };
+        let address = format!("{}{}", url.host(), url.path());
+        let listener = bind(url, config).map_err(|source| RunError::Listen { network, address, source })?;
         all.push(Bound { url: url.clone(), plain, secure, listener });
     }
     Ok(all)
+}
+
+/// Removes the files of unix sockets that a member listened on.
+pub(crate) fn remove_sockets(config: &Config) {
+    let lists = [
+        &config.listen_peer_urls,
+        &config.listen_client_urls,
+        &config.listen_client_http_urls,
+        &config.listen_metrics_urls,
+    ];
+    for url in lists.into_iter().flatten().filter(|url| url.is_unix()) {
+        // Who removed it before did what was to be done.
+        let _ = std::fs::remove_file(format!("{}{}", url.host(), url.path()));
+    }
 }
 
 fn bind(url: &Url, config: &Config) -> std::io::Result<Listener> {

@@ -8,6 +8,7 @@ use proto::etcdserverpb::AlarmType;
 
 use crate::metrics::Metrics;
 use crate::metrics::grpc::MethodCounts;
+use crate::metrics::kinds::{CALL, Histogram};
 use crate::node::Node;
 
 /// The body of `/metrics`.
@@ -15,12 +16,25 @@ pub fn metrics(node: &Node, calls: &api::grpc::Metrics, health: &HealthCounters)
     let metrics = node.metrics();
     refresh(node, metrics);
     refresh_health(health, metrics);
+    let (received, sent) = calls.bytes();
+    metrics.client_received_bytes.set(received);
+    metrics.client_sent_bytes.set(sent);
+    for saved in node.parts().transport.metrics().take_saved() {
+        metrics.snap_db_save_duration.observe(saved.total);
+        metrics.snap_db_fsync_duration.observe(saved.sync);
+    }
     let counts = calls.snapshot();
-    let methods: Vec<MethodCounts<'_>> = counts.iter().map(method).collect();
+    let times: Vec<Option<Histogram>> = counts.iter().map(|counts| counts.handling.map(histogram)).collect();
+    let methods: Vec<MethodCounts<'_>> =
+        counts.iter().zip(&times).map(|(counts, times)| method(counts, times.as_ref())).collect();
     metrics.render(&methods, Some(node.parts().transport.metrics()))
 }
 
-fn method(counts: &Counts) -> MethodCounts<'_> {
+fn histogram(handling: api::grpc::Handling) -> Histogram {
+    Histogram::of(&CALL, &handling.counts, handling.sum_nanos)
+}
+
+fn method<'m>(counts: &'m Counts, handling: Option<&'m Histogram>) -> MethodCounts<'m> {
     MethodCounts {
         service: counts.info.service,
         method: counts.info.method,
@@ -29,7 +43,7 @@ fn method(counts: &Counts) -> MethodCounts<'_> {
         received: counts.received,
         sent: counts.sent,
         handled: counts.handled,
-        handling: None,
+        handling,
     }
 }
 
@@ -46,7 +60,9 @@ fn refresh(node: &Node, metrics: &Metrics) {
     let leader = progress.leader().0 != 0;
     metrics.has_leader.set(i64::from(leader));
     metrics.is_leader.set(i64::from(progress.is_leader()));
+    metrics.is_learner.set(i64::from(progress.is_learner.load(Relaxed)));
     metrics.leader_changes_seen.set(progress.leader_changes());
+    metrics.slow_read_indexes.set(parts.reads.slow());
     let watch = parts.hub.stats();
     metrics.watchers.set_count(watch.watchers as u64);
     metrics.slow_watchers.set_count(watch.slow_watchers as u64);
@@ -90,13 +106,23 @@ fn refresh_health(health: &HealthCounters, metrics: &Metrics) {
     }
 }
 
+/// Those of Go's figures that mean the same here: memory that the allocator may use.
+fn memory_figures() -> serde_json::Value {
+    match crate::profile::allocator() {
+        Some(figures) => {
+            serde_json::json!({ "Sys": figures.committed_bytes, "HeapSys": figures.committed_bytes })
+        }
+        None => serde_json::json!({}),
+    }
+}
+
 /// The body of `/debug/vars`.
 pub fn debug_vars(node: &Node) -> String {
     let progress = node.progress();
     let value = serde_json::json!({
-        "cmdline": std::env::args().collect::<Vec<_>>(),
+        "cmdline": crate::config::secrets::shown_words(&std::env::args().collect::<Vec<_>>()),
         "file_descriptor_limit": crate::metrics::process::descriptor_limit(),
-        "memstats": {},
+        "memstats": memory_figures(),
         "raft.status": {
             "id": node.id().to_string(),
             "term": progress.term(),

@@ -92,6 +92,9 @@ impl Certificate {
         if !rest.is_empty() {
             return Err(malformed("trailing data"));
         }
+        if parsed.signature_algorithm != parsed.tbs_certificate.signature {
+            return Err(malformed("inner and outer signature algorithm identifiers don't match"));
+        }
         let raw = Raw::cut(bytes).ok_or_else(|| malformed("its parts are not where they belong"))?;
         let key_info = parsed.public_key().raw;
         let key = Raw::cut_key(key_info).ok_or_else(|| malformed("its key is not where it belongs"))?;
@@ -184,13 +187,20 @@ impl Certificate {
                 }
             }
             ParsedExtension::NameConstraints(constraints) => {
-                let mut unknown = false;
+                let (mut unknown, mut malformed) = (false, None);
                 let mut read = |list: &Option<Vec<x509_parser::extensions::GeneralSubtree<'_>>>| {
                     let mut subtrees = Vec::new();
                     for subtree in list.iter().flatten() {
                         subtrees.push(match &subtree.base {
                             GeneralName::DNSName(name) => Subtree::Dns((*name).to_owned()),
-                            GeneralName::IPAddress(bytes) => Subtree::Ip(bytes.to_vec()),
+                            GeneralName::IPAddress(bytes) if [8, 32].contains(&bytes.len()) => {
+                                Subtree::Ip(bytes.to_vec())
+                            }
+                            // What restricts nothing that exists must not pass for no restriction.
+                            GeneralName::IPAddress(_) => {
+                                malformed = Some("a name constraint is no network".to_owned());
+                                continue;
+                            }
                             GeneralName::RFC822Name(_) => Subtree::Email,
                             GeneralName::URI(_) => Subtree::Uri,
                             _ => {
@@ -203,6 +213,9 @@ impl Certificate {
                 };
                 let (permitted, excluded) =
                     (read(&constraints.permitted_subtrees), read(&constraints.excluded_subtrees));
+                if let Some(reason) = malformed {
+                    return Err(VerifyError::Malformed(reason));
+                }
                 self.constraints = Some(Constraints { permitted, excluded });
                 self.unhandled_critical |= unknown && critical;
             }

@@ -18,7 +18,7 @@ use crate::crypto;
 use crate::files::{KeyPair, load_roots, system_roots};
 use crate::settings::{Report, Settings, SetupError, Versions};
 use crate::text;
-use crate::verify::{Purpose, VerifyError, verify};
+use crate::verify::{VerifyError, verify_server};
 
 /// Connects by the rules of one client. Clones share everything.
 #[derive(Clone)]
@@ -163,11 +163,7 @@ impl Verifier {
         };
         let leaf = Certificate::parse(leaf)?;
         let others = others.iter().map(|other| Certificate::parse(other)).collect::<Result<Vec<_>, _>>()?;
-        // Go looks at time, then name, then chain.
-        match verify(&leaf, &others, roots, Purpose::Server, now) {
-            Err(error @ (VerifyError::Expired(_) | VerifyError::UnhandledCritical)) => return Err(error),
-            chain => leaf.check_host(&self.host).and(chain)?,
-        }
+        verify_server(&leaf, &others, roots, &self.host, now)?;
         self.rules.allowed.check(&leaf)
     }
 }

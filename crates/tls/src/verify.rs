@@ -89,6 +89,34 @@ pub(crate) enum Purpose {
     Client,
 }
 
+/// Whether a server that shows these certificates, the leaf first, is `host` at this time (seconds
+/// since 1970) for somebody who trusts these roots; all as DER.
+///
+/// # Errors
+///
+/// Why it is not believed; also where no certificate is shown or one cannot be read.
+pub fn check_server(shown: &[&[u8]], roots: &[&[u8]], host: &str, now: i64) -> Result<(), VerifyError> {
+    let parse =
+        |list: &[&[u8]]| list.iter().map(|der| Certificate::parse(der)).collect::<Result<Vec<_>, _>>();
+    let (shown, roots) = (parse(shown)?, parse(roots)?);
+    let Some((leaf, others)) = shown.split_first() else { return Err(VerifyError::UnknownAuthority(None)) };
+    verify_server(leaf, others, &roots, host, now)
+}
+
+/// Chain and name of a server: Go looks at time, then name, then chain.
+pub(crate) fn verify_server(
+    leaf: &Certificate,
+    others: &[Certificate],
+    roots: &[Certificate],
+    host: &str,
+    now: i64,
+) -> Result<(), VerifyError> {
+    match verify(leaf, others, roots, Purpose::Server, now) {
+        Err(error @ (VerifyError::Expired(_) | VerifyError::UnhandledCritical)) => Err(error),
+        chain => leaf.check_host(host).and(chain),
+    }
+}
+
 /// Finds a chain from `leaf` to one of `roots`.
 pub(crate) fn verify(
     leaf: &Certificate,
@@ -278,10 +306,12 @@ fn check_names(certificate: &Certificate, constraints: &Constraints) -> Result<(
     for name in &certificate.dns_names {
         let within = |subtree: &Subtree| matches!(subtree, Subtree::Dns(tree) if in_domain(name, tree));
         let kind = |subtree: &Subtree| matches!(subtree, Subtree::Dns(_));
-        // A star must not stand for a name that is excluded.
+        // A star, which is one label, must not stand for a name that is excluded.
         let base = name.strip_prefix("*.");
         let touched = constraints.excluded.iter().any(|subtree| match (subtree, base) {
-            (Subtree::Dns(tree), Some(base)) => in_domain(tree.trim_start_matches('.'), base),
+            (Subtree::Dns(tree), Some(base)) => {
+                tree.split_once('.').is_some_and(|(_, parent)| parent.eq_ignore_ascii_case(base))
+            }
             _ => false,
         });
         if touched {

@@ -29,6 +29,7 @@ use super::inner::{InnerCall, Sink, Source};
 use super::message::{Accept, MessageReader, Pieces, Reply, decode};
 use super::metadata::{CallContext, parse_timeout};
 use super::metrics::{MethodId, Shard};
+use super::observe::Watched;
 use super::status::{Code, Status, ok_trailers};
 
 /// What stands before each answer: the status of HTTP, and the content type.
@@ -142,6 +143,7 @@ impl Call {
     {
         let Self { context, body, mut respond, gzip, shared } = self;
         let running = Running::start(&shared, method, true);
+        let watched = Watched::begin(shared.observation.as_ref(), &context);
         let accept = Accept { max_bytes: shared.max_receive_bytes, gzip };
         let mut timer = Timer::new(context.deadline);
         let outcome = if timer.is_over() {
@@ -150,9 +152,16 @@ impl Call {
             let mut work = pin!(async {
                 let message = read_only_message(body, accept).await?;
                 running.metrics().received(method);
+                running.metrics().bytes_received(message.len());
+                if let Some(watched) = &watched {
+                    watched.keep(&message);
+                }
                 handler(decode(message)?, context).await
             });
             poll_fn(|cx| {
+                if let Some(watched) = &watched {
+                    watched.poll_begins();
+                }
                 if let Poll::Ready(outcome) = work.as_mut().poll(cx) {
                     return Poll::Ready(Some(outcome));
                 }
@@ -166,12 +175,24 @@ impl Call {
             })
             .await
         };
+        let outcome = outcome.map(|outcome| outcome.map(Reply::into_pieces));
+        if let Some(watched) = watched {
+            match &outcome {
+                Some(outcome) => watched.end_unary(outcome),
+                None => watched.end_stream(Some(&Status::canceled())),
+            }
+        }
         let Some(outcome) = outcome else { return running.end(Code::Canceled) };
         // The library counts an answer for every unary call, whatever it says.
         running.metrics().sent(method);
         match outcome {
-            Ok(reply) => {
-                let pieces = match reply.into_pieces() {
+            Ok(pieces) => {
+                let bytes = match &pieces {
+                    Pieces::Whole(frame) => frame.len(),
+                    Pieces::Several(pieces) => pieces.iter().map(Bytes::len).sum(),
+                };
+                running.metrics().frames_sent(bytes, 1);
+                let pieces = match pieces {
                     Pieces::Whole(frame) if frame.len() <= TURN_BYTES => {
                         // The message waits in the stream for its window if it must: it is in
                         // memory anyway.
@@ -213,6 +234,7 @@ impl Call {
                     None => return Err(Status::new(Code::Internal, "unexpected EOF")),
                 };
                 requests.shared.metrics.received(method);
+                requests.shared.metrics.bytes_received(message.len());
                 drop(requests);
                 handler(decode(message)?, context, responses).await
             },
@@ -238,6 +260,7 @@ impl Call {
         let Self { context, body, respond, gzip, shared } = self;
         tokio::task::spawn_local(async move {
             let running = Running::start(&shared, method, false);
+            let watched = Watched::begin(shared.observation.as_ref(), &context);
             let accept = Accept { max_bytes: shared.max_receive_bytes, gzip };
             let requests = RawRequests { reader: MessageReader::new(body, accept), shared: shared.clone() };
             let mut responses = Responses { state: State::Fresh(respond), method, shared: shared.clone() };
@@ -252,6 +275,9 @@ impl Call {
                 })
                 .await
             };
+            if let Some(watched) = watched {
+                watched.end_stream(outcome.as_ref().err());
+            }
             running.end(responses.finish(outcome));
         });
     }
@@ -349,6 +375,8 @@ struct Running<'a> {
     method: MethodId,
     unary: bool,
     code: Code,
+    /// When it began, if its time is counted.
+    started: Option<std::time::Instant>,
 }
 
 impl<'a> Running<'a> {
@@ -357,7 +385,8 @@ impl<'a> Running<'a> {
         if unary {
             shared.unary_in_flight.set(shared.unary_in_flight.get() + 1);
         }
-        Self { shared, method, unary, code: Code::Canceled }
+        let started = shared.metrics.times_calls().then(std::time::Instant::now);
+        Self { shared, method, unary, code: Code::Canceled, started }
     }
 
     fn metrics(&self) -> &Shard {
@@ -372,6 +401,9 @@ impl<'a> Running<'a> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.shared.metrics.handled(self.method, self.code);
+        if let Some(started) = self.started {
+            self.shared.metrics.took(self.method, started.elapsed());
+        }
         if self.unary {
             self.shared.unary_in_flight.set(self.shared.unary_in_flight.get() - 1);
         }
@@ -401,6 +433,9 @@ impl<Req: Message + Default> Requests<Req> {
         let message = ready!(self.raw.reader.poll_next(cx));
         // As upstream's counters do, the read that finds the end counts as well.
         self.raw.shared.metrics.received(self.method);
+        if let Some(Ok(message)) = &message {
+            self.raw.shared.metrics.bytes_received(message.len());
+        }
         Poll::Ready(message.map(|message| decode(message?)))
     }
 }
@@ -430,6 +465,7 @@ impl Responses {
 
     /// Sends `count` messages that are framed already, one behind the other.
     pub async fn send_frames(&mut self, mut frames: Bytes, count: u64) -> Result<(), Status> {
+        let whole = frames.len();
         let stream = self.stream()?;
         let mut sent = 0;
         while !frames.is_empty() {
@@ -451,6 +487,10 @@ impl Responses {
             }
         }
         self.shared.metrics.sent_many(self.method, count);
+        if count > 0 {
+            // Without messages of their own they are pieces of one that is counted already.
+            self.shared.metrics.frames_sent(whole, count);
+        }
         Ok(())
     }
 

@@ -33,6 +33,7 @@ use super::keepalive::{Keepalive, PingPolicy};
 use super::lifecycle::{Phase, Ticket};
 use super::metadata::Peer;
 use super::metrics::Shard;
+use super::observe::Observation;
 use super::web::{self, RequestBody};
 use super::{Options, Protocols, Service};
 
@@ -53,6 +54,7 @@ pub(crate) struct Shared {
     pub(crate) peer: Rc<Peer>,
     pub(crate) metrics: Arc<Shard>,
     pub(crate) heads: Heads,
+    pub(crate) observation: Option<Observation>,
     /// Unary calls whose handlers run: what a stopping connection waits for.
     pub(crate) unary_in_flight: Cell<usize>,
     /// Notified when the connection begins to stop: streams over HTTP/1 end then.
@@ -100,6 +102,7 @@ pub(crate) async fn serve_connection<IO, S>(
         peer: Rc::new(peer),
         metrics,
         heads: Heads::new(),
+        observation: options.observation.clone(),
         unary_in_flight: Cell::new(0),
         stopping: Stopping::default(),
     });

@@ -12,6 +12,8 @@ use tokio::time::Instant;
 pub struct Peer {
     /// Address of the caller; `None` on a unix socket.
     pub address: Option<SocketAddr>,
+    /// Our end; `None` on a unix socket.
+    pub own: Option<SocketAddr>,
     /// The caller is a program on this machine: it came by a unix socket, or both ends of the
     /// connection have loopback addresses.
     pub is_local: bool,
@@ -26,7 +28,7 @@ impl Peer {
     pub fn tcp(address: SocketAddr, own: Option<SocketAddr>) -> Self {
         let is_loopback = |address: SocketAddr| address.ip().to_canonical().is_loopback();
         let is_local = is_loopback(address) && own.is_some_and(is_loopback);
-        Self { address: Some(address), is_local, ..Self::default() }
+        Self { address: Some(address), own, is_local, ..Self::default() }
     }
 }
 

@@ -21,6 +21,7 @@ mod lifecycle;
 mod message;
 mod metadata;
 mod metrics;
+mod observe;
 mod secure;
 mod server;
 mod status;
@@ -38,7 +39,10 @@ pub use caller::Caller;
 pub use inner::{InnerCall, InnerRequests};
 pub use message::{PREFIX_LEN, Pieces, Reply, write_prefix};
 pub use metadata::{CallContext, Peer};
-pub use metrics::{MethodCounts, MethodId, MethodInfo, Metrics, Shape};
+pub use metrics::{HANDLING_BOUNDS, Handling, MethodCounts, MethodId, MethodInfo, Metrics, Shape};
+pub use observe::{
+    Ended, Observation, Observer, SentReply, Span, Stages, TRACE_THRESHOLD, note_stages, wants_stages,
+};
 pub use secure::Security;
 pub use server::{Listener, Serving, Workers, serve, serve_counted, serve_io};
 pub use status::{Code, Status};
@@ -96,6 +100,8 @@ pub struct Options {
     pub protocols: Protocols,
     /// Encryption; without it connections are plain text.
     pub security: Option<Security>,
+    /// Who looks on.
+    pub observation: Option<Observation>,
 }
 
 impl Default for Options {
@@ -109,6 +115,7 @@ impl Default for Options {
             keepalive_min_time: Duration::from_secs(5),
             protocols: Protocols::Both,
             security: None,
+            observation: None,
         }
     }
 }

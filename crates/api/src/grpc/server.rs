@@ -223,6 +223,9 @@ pub fn serve_counted<S>(
 where
     S: Service + Clone + Send,
 {
+    if let Some(observation) = &options.observation {
+        observation.prepare();
+    }
     let lifecycle = Arc::new(Lifecycle::default());
     let local_addr = listener.local_addr();
     match &listener {

@@ -189,11 +189,19 @@ async fn sickness<M: Member>(
     for alarm in member.shared().alarms().list(pb::AlarmType::None as i32) {
         let name = pb::AlarmType::try_from(alarm.alarm).map_or("UNKNOWN", |kind| kind.as_str_name());
         if !excluded(name) {
+            let member = types::MemberId(alarm.member_id);
+            tracing::warn!(
+                alarm = format!("memberID:{member} alarm:{name}"),
+                "serving /health false due to an alarm"
+            );
             return Some(format!("ALARM {name}"));
         }
     }
     if !serializable && member.raft().leader.is_none() {
+        tracing::warn!("serving /health false; no leader");
         return Some("RAFT NO LEADER".to_owned());
     }
-    read(member, serializable).await.err().map(|reason| format!("RANGE ERROR:{reason}"))
+    let reason = read(member, serializable).await.err()?;
+    tracing::warn!(error = reason, "serving /health false; Range fails");
+    Some(format!("RANGE ERROR:{reason}"))
 }

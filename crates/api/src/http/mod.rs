@@ -5,6 +5,7 @@
 //! **Source**: etcd `server/etcdserver/api/etcdhttp`, `server/embed/serve.go`.
 
 mod access;
+mod debug;
 mod health;
 
 use std::convert::Infallible;
@@ -17,6 +18,7 @@ use http_body_util::{BodyExt, Full};
 use types::CompatVersion;
 
 pub use access::{AccessControl, Allowed};
+pub use debug::{DebugPage, DebugPages, DebugRequest};
 pub use health::HealthCounters;
 
 use crate::grpc::{HttpBody, Peer};
@@ -39,6 +41,8 @@ pub struct HttpSide {
     pub metrics: TextSource,
     /// The body of `/debug/vars`, a JSON object.
     pub debug_vars: TextSource,
+    /// Pages below `/debug/` beside the variables, if there are any.
+    pub debug_pages: Option<DebugPages>,
     /// Results of health checks, for metrics; listeners may share them.
     pub health: Arc<HealthCounters>,
     /// Serve the JSON gateway: `--enable-grpc-gateway`.
@@ -54,6 +58,7 @@ impl HttpSide {
             access: AccessControl::default(),
             metrics,
             debug_vars,
+            debug_pages: None,
             health: Arc::default(),
             json_gateway: true,
             metrics_and_health_only: false,
@@ -120,6 +125,7 @@ impl HttpSide {
                 let content_type = HeaderValue::from_static("application/json; charset=utf-8");
                 typed(StatusCode::OK, content_type, (self.debug_vars)())
             }),
+            _ if path.starts_with("/debug/") => self.debug_page(request).await,
             _ => not_found(),
         }
     }

@@ -6,7 +6,7 @@
 //! **Source**: etcd `server/etcdserver/api/v3rpc/{key,quota}.go`, `server/etcdserver/v3_server.go`.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use apply::{Reply, quota};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -19,8 +19,10 @@ use types::{CompatVersion, KeyRange};
 
 use super::{access, validate};
 use crate::error::Error;
-use crate::grpc::{self, CallContext, Code, Pieces, Responses, Status, write_prefix};
-use crate::member::{Headers, Member, ReadKind, ReadTimes};
+use crate::grpc::{
+    self, CallContext, Code, Pieces, Responses, Stages, Status, note_stages, wants_stages, write_prefix,
+};
+use crate::member::{Headers, Member, ReadKind, ReadOutcome, ReadRequest, ReadTimes, SlowRead};
 
 /// Keys that a read may take up on the thread of its connection.
 const INLINE_KEYS: i64 = 128;
@@ -123,18 +125,33 @@ pub async fn range<M: Member>(
     validate::range(&request, compat)?;
     let query = apply::range::query(&request, compat);
     let reading = access::read(member, context, |access| access.range(&request), read(member.store(), query));
-    let result = timed(member, ReadKind::Range, request.serializable, reading).await?;
+    let (outcome, took) = timed(member, ReadKind::Range, request.serializable, reading).await;
+    if took > member.config().slow_apply {
+        let outcome = outcome.as_ref().map(|result| ReadOutcome::Range {
+            count: result.kvs.len(),
+            bytes: RangeReply {
+                header: Some(pb::ResponseHeader { revision: result.revision, ..Default::default() }),
+                kvs: result.kvs.clone(),
+                more: result.more,
+                count: result.count,
+            }
+            .encoded_len(),
+        });
+        member.slow_read(&SlowRead { request: ReadRequest::Range(&request), took, outcome });
+    }
+    let result = outcome?;
     let header = Some(member.header_at(result.revision));
     Ok(RangeReply { header, kvs: result.kvs, more: result.more, count: result.count })
 }
 
-/// Waits for the read index unless the read is serializable, reads, and counts how long that took.
+/// Waits for the read index unless the read is serializable, reads, and counts and says how long that
+/// took.
 async fn timed<M: Member, T>(
     member: &M,
     kind: ReadKind,
     serializable: bool,
     read: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
+) -> (Result<T, Error>, Duration) {
     let begun = Instant::now();
     let (reading, outcome) = if serializable {
         (Some(begun), read.await)
@@ -151,7 +168,10 @@ async fn timed<M: Member, T>(
         total: ended - begun,
         in_store: reading.map(|reading| ended - reading),
     });
-    outcome
+    if wants_stages(ended - begun) {
+        note_stages(Stages { agreed: reading.filter(|_| !serializable), ..Stages::default() });
+    }
+    (outcome, ended - begun)
 }
 
 /// Reads without holding up the worker.
@@ -363,25 +383,29 @@ async fn read_txn<M: Member>(
 ) -> Result<pb::TxnResponse, Error> {
     let (compat, serializable) = (member.config().compat, apply::is_serializable(&request));
     let reading = async {
+        let running = run_read_txn(member, &request, compat);
         if member.shared().auth().is_enabled() {
-            let checked = request.clone();
-            let running = run_read_txn(member, request, compat);
-            return Box::pin(access::read(member, context, |access| access.txn(&checked), running)).await;
+            return Box::pin(access::read(member, context, |access| access.txn(&request), running)).await;
         }
-        run_read_txn(member, request, compat).await
+        running.await
     };
-    timed(member, ReadKind::ReadonlyTxn, serializable, reading).await
+    let (outcome, took) = timed(member, ReadKind::ReadonlyTxn, serializable, reading).await;
+    if took > member.config().slow_apply {
+        let outcome = outcome.as_ref().map(ReadOutcome::Txn);
+        member.slow_read(&SlowRead { request: ReadRequest::Txn(&request), took, outcome });
+    }
+    outcome
 }
 
 async fn run_read_txn<M: Member>(
     member: &M,
-    request: pb::TxnRequest,
+    request: &pb::TxnRequest,
     compat: CompatVersion,
 ) -> Result<pb::TxnResponse, Error> {
-    if is_small(&request) {
-        return Ok(apply::read_txn(member.store(), &request, compat)?);
+    if is_small(request) {
+        return Ok(apply::read_txn(member.store(), request, compat)?);
     }
-    let store = member.store().clone();
+    let (store, request) = (member.store().clone(), request.clone());
     Ok(off_thread(move || apply::read_txn(&store, &request, compat)).await??)
 }
 

@@ -178,7 +178,7 @@ fn leases_end_in_the_mode() -> anyhow::Result<()> {
     let mut member = locked()?;
     let tool = ctl(&member);
     let root = "--user=root:pw";
-    let granted = tool.run(&["lease", "grant", "2", root])?.success()?;
+    let granted = tool.run(&["lease", "grant", "5", root])?.success()?;
     let lease = granted.split_whitespace().nth(1).context("no lease")?.to_owned();
     tool.run(&["put", "k", "v", "--lease", &lease, root])?.success()?;
     let has_keys = |member: &Member, count: u32| {
@@ -189,7 +189,6 @@ fn leases_end_in_the_mode() -> anyhow::Result<()> {
     ensure!(has_keys(&member, 1)?, "the key is there");
     restart(&mut member, &["--auth-token="])?;
     eventually("the key goes with its lease", || has_keys(&member, 0))?;
-    ensure!(logged(&member, "lease expired")? > 0);
     tool.run(&["auth", "disable"])?.success()?;
     ensure!(tool.run(&["get", "k"])?.success()?.is_empty());
     Ok(())

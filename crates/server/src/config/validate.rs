@@ -7,7 +7,7 @@ use super::load::Notice;
 use super::scalars::{quote, quote_list};
 use super::url::{Url, split_host_port, texts};
 use super::{Config, DEFAULT_NAME};
-use crate::log::{self, Format, Settings};
+use crate::log::{self, Format, Rotation, Settings};
 
 const MAX_ELECTION_MILLIS: u64 = 50_000;
 
@@ -122,7 +122,8 @@ pub(super) fn log_settings(config: &Config) -> Result<Settings, LogFault> {
         "console" => Format::Console,
         other => return rule(RuleError::LogFormat(other.to_owned())),
     };
-    Ok(Settings { level, format, outputs })
+    let rotation = logging.rotation_enabled.then(|| Rotation::from_json(&logging.rotation_json));
+    Ok(Settings { level, format, outputs, rotation })
 }
 
 fn check_rotation(outputs: &[String], json: &str) -> Result<(), RuleError> {

@@ -26,15 +26,13 @@ use crate::lanes::{Answer, Answers};
 use crate::log;
 use crate::mailbox::{Receiver, Sender};
 use crate::metrics::Metrics;
+use crate::observe::slow::AppliedEntry;
 use crate::progress::Progress;
 use crate::reads::Reads;
 
 /// Entries applied before their answers are delivered: bounds how long the first one waits for
 /// the last.
 const ENTRIES_PER_DELIVERY: usize = 256;
-
-/// An entry that takes longer than this is slow.
-const SLOW_APPLY: Duration = Duration::from_millis(100);
 
 /// Least time between two disk snapshots.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(2);
@@ -95,6 +93,8 @@ pub struct ApplyThread {
     pub clock: Arc<dyn Clock>,
     /// Added to the TTL of each lease when this member becomes leader.
     pub lease_extension: Duration,
+    /// Entries that take longer are told.
+    pub slow_apply: Duration,
     /// Applied entries between two disk snapshots.
     pub snapshot_count: u64,
     /// Records looked at per compaction batch.
@@ -137,7 +137,10 @@ impl ApplyThread {
                 }
                 ApplyWork::Leadership(leadership) => self.lead(leadership),
                 ApplyWork::Install(snapshot) => {
-                    if let Err(error) = self.install(&snapshot) {
+                    self.metrics.snapshot_apply_in_progress.set(1);
+                    let installed = self.install(&snapshot);
+                    self.metrics.snapshot_apply_in_progress.set(0);
+                    if let Err(error) = installed {
                         return self.fatal.stop(error.to_string());
                     }
                 }
@@ -154,13 +157,24 @@ impl ApplyThread {
         let now = self.clock.now();
         let mut tally = Tally::default();
         let mut events: Vec<Arc<RevisionEvents>> = Vec::new();
+        let mut begun = now;
         for entry in entries {
             let applied = self.applier.apply(entry, now)?;
             tally.add(&applied, &self.metrics);
+            let times = (begun, self.clock.now());
+            begun = times.1;
+            if applied.kind.is_some() {
+                let took = times.1.saturating_sub(times.0);
+                let outcome = AppliedEntry { data: &entry.data, result: &applied.result, took };
+                if outcome.is_notable(self.slow_apply) {
+                    outcome.report(self.slow_apply, &self.metrics);
+                    begun = self.clock.now();
+                }
+            }
             if applied.kind == Some(RequestKind::Alarm) {
                 self.log_alarms();
             }
-            self.finish(applied, &mut events);
+            self.finish(applied, times, &mut events);
         }
         if let Some(last) = entries.last() {
             self.progress.applied_term.store(last.term, Release);
@@ -176,9 +190,6 @@ impl ApplyThread {
         self.metrics.applied(entries.len(), took);
         let mean = took / u32::try_from(entries.len().max(1)).unwrap_or(u32::MAX);
         tally.observe(mean, &self.metrics);
-        if mean > SLOW_APPLY {
-            self.metrics.slow_apply.add(entries.len() as u64);
-        }
         if let Some(last) = entries.last() {
             // A leader's raft thread needs to hear this at some time, but waits for nothing. It ends
             // before this one; what it does not hear needs no answer.
@@ -192,7 +203,12 @@ impl ApplyThread {
         Ok(())
     }
 
-    fn finish(&mut self, applied: Applied, events: &mut Vec<Arc<RevisionEvents>>) {
+    fn finish(
+        &mut self,
+        applied: Applied,
+        times: (Duration, Duration),
+        events: &mut Vec<Arc<RevisionEvents>>,
+    ) {
         events.extend(applied.events);
         if let Some(note) = &applied.note {
             log_note(note);
@@ -205,7 +221,7 @@ impl ApplyThread {
             }
             Some(FollowUp::RaiseNoSpace) => {
                 // The answer waits until the alarm is committed.
-                let answer = applied.request.map(|id| Answer { id, result: applied.result });
+                let answer = applied.request.map(|id| Answer { id, result: applied.result, applied: times });
                 let _ = self.duties.send(Duty::RaiseNoSpace { answer });
                 return;
             }
@@ -230,7 +246,7 @@ impl ApplyThread {
             }
         }
         if let Some(id) = applied.request {
-            self.answers.push(Answer { id, result: applied.result });
+            self.answers.push(Answer { id, result: applied.result, applied: times });
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use env::Disk;
 use member::Persist;
@@ -17,6 +17,9 @@ use crate::fatal::Fatal;
 use crate::log;
 use crate::mailbox::{Receiver, Sender};
 use crate::metrics::Metrics;
+
+/// A sync that takes longer is told.
+const SLOW_SYNC: Duration = Duration::from_secs(1);
 
 /// Entries written with one sync, at most: bounds the memory of a round.
 const MAX_ENTRIES_PER_ROUND: usize = 16 * 1024;
@@ -56,7 +59,11 @@ impl LogWriter {
             let written = start.elapsed();
             self.wal.sync()?;
             self.metrics.wal_write_duration.observe(written);
-            self.metrics.wal_fsync(start.elapsed().saturating_sub(written));
+            let took = start.elapsed().saturating_sub(written);
+            self.metrics.wal_fsync(took);
+            if took > SLOW_SYNC {
+                log::warn!("slow fdatasync", "took" => took, "expected-duration" => SLOW_SYNC);
+            }
         }
         self.metrics.wal_written(appended.bytes);
         if appended.cut.is_some() {
@@ -149,8 +156,10 @@ impl LogThread {
         }
         self.last_snapshot = snapshot.position.index;
         let start = Instant::now();
-        wal::snap::save(&*self.disk, &self.snap_dir, snapshot)?;
-        self.metrics.snapshot_saved(start.elapsed());
+        let content = wal::snap::encode(snapshot);
+        let encoded = start.elapsed();
+        wal::snap::save_encoded(&*self.disk, &self.snap_dir, snapshot.position, &content)?;
+        self.metrics.snapshot_saved(encoded, start.elapsed());
         let record =
             WalSnapshot { position: snapshot.position, conf_state: Some(snapshot.conf_state.clone()) };
         let mut log = self.log.lock();

@@ -41,6 +41,15 @@ pub(super) struct Caller<'r> {
     pub line: u32,
 }
 
+impl Caller<'_> {
+    /// The directory of the file, or the crate when that directory is `src`.
+    pub fn directory(&self) -> &str {
+        let (directory, _) = self.file.rsplit_once('/').unwrap_or(("", self.file));
+        let directory = directory.strip_suffix("/src").unwrap_or(directory);
+        directory.rsplit('/').next().unwrap_or_default()
+    }
+}
+
 impl From<&'static Location<'static>> for Caller<'static> {
     fn from(location: &'static Location<'static>) -> Self {
         Self { file: location.file(), line: location.line() }
@@ -131,11 +140,10 @@ fn write_time(out: &mut String, time: Timestamp, zone: &TimeZone) {
     }
 }
 
-/// `crate/file.rs:line`: the directory of the file, or the crate when that directory is `src`.
+/// `crate/file.rs:line`.
 fn write_caller(out: &mut String, caller: Caller<'_>) {
-    let (directory, file) = caller.file.rsplit_once('/').unwrap_or(("", caller.file));
-    let directory = directory.strip_suffix("/src").unwrap_or(directory);
-    let directory = directory.rsplit('/').next().unwrap_or_default();
+    let directory = caller.directory();
+    let file = caller.file.rsplit('/').next().unwrap_or_default();
     if !directory.is_empty() {
         out.push_str(directory);
         out.push('/');
@@ -187,6 +195,11 @@ pub(super) fn write_value(out: &mut String, value: &Value<'_>, space: &str) {
         Value::Bool(flag) => out.push_str(if *flag { "true" } else { "false" }),
         Value::Duration(span) => {
             let _ = write!(out, "\"{span}\"");
+        }
+        Value::Time(time) => {
+            out.push('"');
+            write_time(out, *time, super::zone());
+            out.push('"');
         }
         Value::Hex(id) => {
             let _ = write!(out, "\"{id:x}\"");

@@ -20,6 +20,8 @@
 mod capture;
 mod encode;
 mod events;
+mod journal;
+mod rotate;
 mod sampler;
 mod sink;
 mod value;
@@ -42,6 +44,7 @@ use sink::Sink;
 
 pub use capture::{Capture, Captured};
 pub use encode::Format;
+pub use rotate::Rotation;
 pub use sink::OpenSinkError;
 pub(crate) use sink::reason;
 pub use value::Value;
@@ -119,13 +122,15 @@ pub struct Settings {
     pub level: Level,
     /// Form of the records.
     pub format: Format,
-    /// `default`, `stderr`, `stdout` or paths.
+    /// `default`, `stderr`, `stdout`, `systemd/journal` or paths.
     pub outputs: Vec<String>,
+    /// How to rotate the file among them, if at all.
+    pub rotation: Option<Rotation>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { level: Level::Info, format: Format::Json, outputs: vec!["default".to_owned()] }
+        Self { level: Level::Info, format: Format::Json, outputs: vec!["default".to_owned()], rotation: None }
     }
 }
 
@@ -155,7 +160,7 @@ fn zone() -> &'static TimeZone {
 
 /// Opens the destinations and makes them those of the process. On an error nothing changes.
 pub fn configure(settings: &Settings) -> Result<(), OpenSinkError> {
-    let sinks = Sink::open_all(&settings.outputs)?;
+    let sinks = Sink::open_all(settings)?;
     let logger = Logger { format: settings.format, sinks: Mutex::new(sinks), sampler: Sampler::new() };
     global().store(Arc::new(logger));
     set_level(settings.level);
@@ -336,7 +341,7 @@ fn write(level: Level, logger: &str, caller: Caller<'_>, msg: &str, fields: &[Fi
         write_record(line, global.format, &Record { level, time, logger, caller, msg, fields }, zone());
         for sink in global.sinks.lock().iter_mut() {
             // Nowhere left to report a log that cannot be written.
-            let _ = sink.write(line.as_bytes());
+            let _ = sink.write(level, caller, line.as_bytes());
         }
         line.shrink_to(16 << 10);
     });
@@ -379,7 +384,8 @@ mod tests {
         let _serial = Capture::start();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("etcd.log").to_str().unwrap().to_owned();
-        let mut sinks = Sink::open_all(std::slice::from_ref(&path)).unwrap();
+        let settings = Settings { outputs: vec![path.clone()], ..Settings::default() };
+        let mut sinks = Sink::open_all(&settings).unwrap();
         let mut line = String::new();
         let record = Record {
             level: Level::Warn,
@@ -390,7 +396,7 @@ mod tests {
             fields: &[],
         };
         write_record(&mut line, Format::Json, &record, &TimeZone::UTC);
-        sinks[0].write(line.as_bytes()).unwrap();
+        sinks[0].write(record.level, record.caller, line.as_bytes()).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(
             text,

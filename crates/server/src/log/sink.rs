@@ -1,11 +1,17 @@
 //! Destinations of log records.
 //!
 //! Every record goes to every destination. A failed write is not retried and not reported: there is
-//! no better place to report it to.
+//! no better place to report it to. `systemd/journal` stands alone.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::encode::Caller;
+use super::journal::{self, Journal};
+use super::rotate::{RotatingFile, Rotation};
+use super::{Level, Settings};
 
 /// One destination.
 #[derive(Debug)]
@@ -13,22 +19,34 @@ pub(super) enum Sink {
     Stderr,
     Stdout,
     File(File),
+    Rotating(RotatingFile),
+    Journal(Journal),
 }
 
-/// A log file that cannot be opened; prints zap's words.
+/// A destination that cannot be used; prints etcd's words.
 #[derive(Debug, thiserror::Error)]
-#[error("open sink {path:?}: open {path}: {reason}")]
-pub struct OpenSinkError {
-    /// The path as configured.
-    pub path: String,
-    /// Why, without the path.
-    pub reason: String,
+pub enum OpenSinkError {
+    /// A log file cannot be opened.
+    #[error("open sink {path:?}: open {path}: {reason}")]
+    File {
+        /// The path as configured.
+        path: String,
+        /// Why, without the path.
+        reason: String,
+    },
+    /// There is no journal.
+    #[error("can't find journal (dial unixgram {}: connect: {reason})", journal::SOCKET)]
+    Journal {
+        /// Why.
+        reason: String,
+    },
 }
 
 impl Sink {
     /// Opens the destinations of a list: sorted, each once, `default` meaning stderr, and nothing
     /// at all when `/dev/null` is among them.
-    pub fn open_all(outputs: &[String]) -> Result<Vec<Self>, OpenSinkError> {
+    pub fn open_all(settings: &Settings) -> Result<Vec<Self>, OpenSinkError> {
+        let outputs = &settings.outputs;
         if outputs.iter().any(|output| output == "/dev/null") {
             return Ok(Vec::new());
         }
@@ -38,24 +56,32 @@ impl Sink {
             .collect();
         names.sort_unstable();
         names.dedup();
-        names.into_iter().map(Self::open).collect()
+        names.into_iter().map(|name| Self::open(name, settings.rotation.as_ref())).collect()
     }
 
-    fn open(name: &str) -> Result<Self, OpenSinkError> {
-        match name {
-            "stderr" => Ok(Self::Stderr),
-            "stdout" => Ok(Self::Stdout),
-            path => OpenOptions::new()
+    fn open(name: &str, rotation: Option<&Rotation>) -> Result<Self, OpenSinkError> {
+        let refused =
+            |error: io::Error| OpenSinkError::File { path: name.to_owned(), reason: reason(&error) };
+        match (name, rotation) {
+            ("stderr", _) => Ok(Self::Stderr),
+            ("stdout", _) => Ok(Self::Stdout),
+            ("systemd/journal", _) => Journal::connect(Path::new(journal::SOCKET))
+                .map(Self::Journal)
+                .map_err(|error| OpenSinkError::Journal { reason: reason(&error) }),
+            (path, Some(rotation)) => {
+                RotatingFile::open(Path::new(path), rotation).map(Self::Rotating).map_err(refused)
+            }
+            (path, None) => OpenOptions::new()
                 .append(true)
                 .create(true)
                 .mode(0o644)
                 .open(path)
                 .map(Self::File)
-                .map_err(|error| OpenSinkError { path: path.to_owned(), reason: reason(&error) }),
+                .map_err(refused),
         }
     }
 
-    pub fn write(&mut self, line: &[u8]) -> io::Result<()> {
+    pub fn write(&mut self, level: Level, caller: Caller<'_>, line: &[u8]) -> io::Result<()> {
         match self {
             Self::Stderr => io::stderr().write_all(line),
             Self::Stdout => {
@@ -64,6 +90,8 @@ impl Sink {
                 out.flush()
             }
             Self::File(file) => file.write_all(line),
+            Self::Rotating(file) => file.write(line),
+            Self::Journal(journal) => journal.write(level, caller.directory(), line),
         }
     }
 }
@@ -84,7 +112,8 @@ mod tests {
     use super::*;
 
     fn open(outputs: &[&str]) -> Result<Vec<Sink>, OpenSinkError> {
-        Sink::open_all(&outputs.iter().map(|output| (*output).to_owned()).collect::<Vec<_>>())
+        let outputs = outputs.iter().map(|output| (*output).to_owned()).collect();
+        Sink::open_all(&Settings { outputs, ..Settings::default() })
     }
 
     #[test]
@@ -106,8 +135,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.log").to_str().unwrap().to_owned();
         for _ in 0..2 {
-            for sink in &mut Sink::open_all(std::slice::from_ref(&path)).unwrap() {
-                sink.write(b"x\n").unwrap();
+            for sink in &mut open(&[&path]).unwrap() {
+                sink.write(Level::Info, Caller { file: "a/b.rs", line: 1 }, b"x\n").unwrap();
             }
         }
         assert_eq!(std::fs::read(&path).unwrap(), b"x\nx\n");

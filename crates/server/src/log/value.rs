@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use types::{ClusterId, LeaseId, MemberId};
 
 use crate::config::duration::GoDuration;
@@ -23,6 +24,8 @@ pub enum Value<'v> {
     Bool(bool),
     /// A span of time, printed as Go does (`1.05ms`).
     Duration(GoDuration),
+    /// A moment, printed as the record's own.
+    Time(Timestamp),
     /// An id: hexadecimal without padding.
     Hex(u64),
     /// A list.
@@ -41,6 +44,7 @@ impl Value<'_> {
             Self::Float(number) => Value::Float(number),
             Self::Bool(flag) => Value::Bool(flag),
             Self::Duration(span) => Value::Duration(span),
+            Self::Time(time) => Value::Time(time),
             Self::Hex(id) => Value::Hex(id),
             Self::List(items) => Value::List(items.into_iter().map(Value::into_owned).collect()),
             Self::Object(items) => Value::Object(
@@ -92,6 +96,7 @@ from! {
     f64 => |number| Value::Float(number);
     bool => |flag| Value::Bool(flag);
     Duration => |span| Value::Duration(span.into());
+    Timestamp => |time| Value::Time(time);
     GoDuration => |span| Value::Duration(span);
     MemberId => |id| Value::Hex(id.0);
     ClusterId => |id| Value::Hex(id.0);

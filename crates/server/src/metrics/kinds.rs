@@ -101,22 +101,7 @@ pub static INDEX_PAUSE: Bounds = Bounds { raw: &doubling::<14>(500_000), scale: 
 /// 1 doubling to 8388608 seconds: lifetimes of leases.
 pub static TTL: Bounds = Bounds { raw: &doubling::<24>(1), scale: 1.0 };
 /// 5 ms to 10 s in the steps that Prometheus clients use by default: gRPC calls.
-pub static CALL: Bounds = Bounds {
-    raw: &[
-        5_000_000,
-        10_000_000,
-        25_000_000,
-        50_000_000,
-        100_000_000,
-        250_000_000,
-        500_000_000,
-        1_000_000_000,
-        2_500_000_000,
-        5_000_000_000,
-        10_000_000_000,
-    ],
-    scale: NANOS,
-};
+pub static CALL: Bounds = Bounds { raw: &api::grpc::HANDLING_BOUNDS, scale: NANOS };
 
 impl Bounds {
     /// The bounds in printed units.
@@ -139,6 +124,17 @@ impl Histogram {
     pub fn new(bounds: &'static Bounds) -> Self {
         let counts = (0..=bounds.raw.len()).map(|_| AtomicU64::new(0)).collect();
         Self { bounds, counts, sum: AtomicU64::new(0) }
+    }
+
+    /// What was counted elsewhere: values by bucket, those above the last bound included, and their sum in
+    /// raw units.
+    pub fn of(bounds: &'static Bounds, counts: &[u64], sum: u64) -> Self {
+        let histogram = Self::new(bounds);
+        for (cell, count) in histogram.counts.iter().zip(counts) {
+            cell.store(*count, Ordering::Relaxed);
+        }
+        histogram.sum.store(sum, Ordering::Relaxed);
+        histogram
     }
 
     /// Adds one value in raw units.
