@@ -1,6 +1,8 @@
 //! Compiles the protobuf schemas with `protox`, so that no `protoc` is needed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use prost::Message as _;
 
 const FILES: &[&str] = &[
     "mvccpb.proto",
@@ -15,6 +17,8 @@ const FILES: &[&str] = &[
     "v3lock.proto",
     "v3election.proto",
     "health.proto",
+    "reflection.proto",
+    "reflection_v1alpha.proto",
 ];
 
 /// Fields of the payload of raft entries that are kept on the heap: the message is moved about for
@@ -50,16 +54,26 @@ const RARE_REQUESTS: &[&str] = &[
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
     let descriptors = protox::compile(FILES, ["proto"])?;
+    let out_dir = PathBuf::from(std::env::var("OUT_DIR")?);
     let mut config = prost_build::Config::new();
     config.bytes(["."]).btree_map(["."]);
     for field in RARE_REQUESTS {
         config.boxed(format!(".etcdserverpb.InternalRaftRequest.{field}"));
     }
-    config.out_dir(PathBuf::from(std::env::var("OUT_DIR")?));
+    config.out_dir(&out_dir);
+    write_descriptors(descriptors.clone(), &out_dir)?;
     if std::env::var_os("CARGO_FEATURE_GRPC_CLIENT").is_some() {
         tonic_prost_build::configure().build_server(false).compile_fds_with_config(descriptors, config)?;
     } else {
         config.compile_fds(descriptors)?;
     }
     Ok(())
+}
+
+/// The schemas as data, for those who read messages without their types. Comments stay behind.
+fn write_descriptors(mut set: prost_types::FileDescriptorSet, out_dir: &Path) -> std::io::Result<()> {
+    for file in &mut set.file {
+        file.source_code_info = None;
+    }
+    std::fs::write(out_dir.join("descriptors.bin"), set.encode_to_vec())
 }

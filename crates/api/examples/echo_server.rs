@@ -6,9 +6,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use api::grpc::{
-    self, Call, CallContext, HttpBody, Listener, MethodId, MethodInfo, Options, Peer, Reply, Shape,
-};
+use api::grpc::{self, Call, CallContext, HttpBody, Listener, MethodId, MethodInfo, Options, Reply, Shape};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
@@ -37,7 +35,11 @@ impl grpc::Service for Echo {
         }
     }
 
-    async fn http(self: Rc<Self>, _: Request<api::grpc::RequestBody>, _: Rc<Peer>) -> Response<HttpBody> {
+    async fn http(
+        self: Rc<Self>,
+        _: Request<api::grpc::RequestBody>,
+        _: api::grpc::Caller,
+    ) -> Response<HttpBody> {
         Response::new(Full::from("echo\n").boxed_unsync())
     }
 }

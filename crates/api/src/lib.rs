@@ -3,6 +3,7 @@
 //! - [`grpc`]: the thin server layer on HTTP/2, without knowledge of etcd;
 //! - [`services`]: KV, Lease, Maintenance, ... as plain async functions over messages;
 //! - [`http`](mod@http): health, version and metrics on the same port;
+//! - `json`: the JSON gateway, which makes calls of HTTP requests;
 //! - [`error`]: upstream's table of errors;
 //! - [`member`]: what all of these need from the member behind them.
 //!
@@ -12,6 +13,7 @@
 pub mod error;
 pub mod grpc;
 pub mod http;
+mod json;
 pub mod member;
 pub mod services;
 

@@ -11,6 +11,8 @@ use backend::Backend;
 use mvcc::Store;
 use mvcc::watch::Hub;
 
+use tokio::sync::watch;
+
 use proto::etcdserverpb::{self as pb, InternalRaftRequest, ResponseHeader};
 use types::{ClusterId, CompatVersion, LeaseId, MemberId, Version};
 
@@ -98,6 +100,36 @@ pub trait Member: Send + Sync + 'static {
         let _ = (kind, version);
     }
 
+    /// Rewrites the file of the backend without its holes.
+    fn defragment(&self) -> impl Future<Output = Result<(), Error>> {
+        let backend = self.backend().clone();
+        async move {
+            let done = tokio::task::spawn_blocking(move || backend.defragment()).await;
+            Ok(done.map_err(|_| Error::Stopped)?.map(drop)?)
+        }
+    }
+
+    /// What the health service says of the whole server: whether it serves, now and later.
+    fn serving(&self) -> watch::Receiver<bool> {
+        watch::channel(true).1
+    }
+
+    /// Something long ended: counted by a histogram of its own.
+    fn count_work(&self, work: Work, took: Duration) {
+        let _ = (work, took);
+    }
+
+    /// Watch responses left together: counted by
+    /// `etcd_debugging_server_watch_send_loop_*_duration_seconds`.
+    fn count_sent(&self, sent: &WatchSent, took: Duration) {
+        let _ = (sent, took);
+    }
+
+    /// The requests of a stream broke off: counted by `etcd_network_server_stream_failures_total`.
+    fn count_broken_stream(&self, api: &'static str) {
+        let _ = api;
+    }
+
     /// A read ended: counted by `etcd_server_request_duration_seconds` and
     /// `etcd_server_range_duration_seconds`.
     fn count_read(&self, times: &ReadTimes) {
@@ -142,6 +174,30 @@ pub enum ReadOutcome<'a> {
     },
     /// An answer.
     Txn(&'a pb::TxnResponse),
+}
+
+/// Work of which every piece is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Hashing the backend.
+    Hash,
+    /// Hashing keys and values up to a revision.
+    HashRevision,
+    /// Streaming the backend to a client.
+    Snapshot,
+}
+
+/// Watch responses that left together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WatchSent {
+    /// Responses with events.
+    pub batches: u64,
+    /// The events in them.
+    pub events: u64,
+    /// Answers about a watch.
+    pub controls: u64,
+    /// Progress notifications.
+    pub progress: u64,
 }
 
 /// Reads that are answered without an entry.

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::grpc::{
-    self, Call, CallContext, Code, HttpBody, Listener, MethodId, MethodInfo, Options, Peer, Protocols,
-    Requests, Responses, Serving, Shape, Status, Workers,
+    self, Call, CallContext, Code, HttpBody, Listener, MethodId, MethodInfo, Options, Protocols, Requests,
+    Responses, Serving, Shape, Status, Workers,
 };
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -114,7 +114,7 @@ impl grpc::Service for Test {
     async fn http(
         self: Rc<Self>,
         request: Request<api::grpc::RequestBody>,
-        _: Rc<Peer>,
+        _: grpc::Caller,
     ) -> Response<HttpBody> {
         let text = format!("{} {}\n", request.method(), request.uri().path());
         Response::new(Full::from(text).boxed_unsync())

@@ -247,11 +247,36 @@ async fn members_auth_and_health() {
     let list: healthpb::HealthListResponse =
         client.unary("/grpc.health.v1.Health/List", &healthpb::HealthListRequest {}).await.only();
     assert_eq!(list.statuses[""].status, 1);
-    let answer = client.unary("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", &ask("")).await;
-    assert_eq!(
-        (answer.code(), answer.text()),
-        (12, "unknown service grpc.reflection.v1.ServerReflection".to_owned())
-    );
+    let answer = client.unary("/grpc.channelz.v1.Channelz/GetServers", &ask("")).await;
+    assert_eq!((answer.code(), answer.text()), (12, "unknown service grpc.channelz.v1.Channelz".to_owned()));
+}
+
+#[tokio::test]
+async fn the_health_service_follows_the_member() {
+    let fixture = start();
+    let client = fixture.client().await;
+    let ask = |service: &str| healthpb::HealthCheckRequest { service: service.to_owned() };
+    let open = async |service: &str| {
+        let mut send = client.send.clone().ready().await.unwrap();
+        let head = request("/grpc.health.v1.Health/Watch").body(()).unwrap();
+        let (response, mut body) = send.send_request(head, false).unwrap();
+        body.send_data(frame(&ask(service)), true).unwrap();
+        Incoming::new(within(response).await.unwrap().into_body())
+    };
+    let (mut watch, mut unknown) = (open("").await, open("x").await);
+    for (serving, status) in [(true, 1), (false, 2), (true, 1)] {
+        fixture.member.serving.send_replace(serving);
+        let told: healthpb::HealthCheckResponse = watch.next().await.unwrap();
+        assert_eq!(told.status, status);
+        let health: healthpb::HealthCheckResponse =
+            client.unary("/grpc.health.v1.Health/Check", &ask("")).await.only();
+        assert_eq!(health.status, status);
+        let list: healthpb::HealthListResponse =
+            client.unary("/grpc.health.v1.Health/List", &healthpb::HealthListRequest {}).await.only();
+        assert_eq!(list.statuses[""].status, status);
+    }
+    let told: healthpb::HealthCheckResponse = unknown.next().await.unwrap();
+    assert_eq!(told.status, 3);
 }
 
 struct Page {
@@ -291,7 +316,8 @@ async fn http_endpoints_answer_as_upstreams() {
     check("GET /debug/vars", 200, "{}").await;
     check("GET /v2/keys", 404, "404 page not found\n").await;
     check("OPTIONS /anything", 200, "").await;
-    let page = check("GET //health?x=1", 301, "Moved Permanently\n").await;
+    let moved = "<a href=\"/health?x=1\">Temporary Redirect</a>.\n\n";
+    let page = check("GET //health?x=1", 307, moved).await;
     assert!(page.head.contains("location: /health?x=1"));
     check("GET /livez", 200, "ok\n").await;
     check("GET /livez?verbose", 200, "[+]serializable_read ok\nok\n").await;

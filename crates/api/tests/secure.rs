@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use api::grpc::{
-    self, Call, CallContext, HttpBody, Listener, MethodId, MethodInfo, Options, Peer, Protocols, RequestBody,
-    Security, Serving, Shape, Workers,
+    self, Call, CallContext, Caller, HttpBody, Listener, MethodId, MethodInfo, Options, Protocols,
+    RequestBody, Security, Serving, Shape, Workers,
 };
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -46,13 +46,13 @@ impl grpc::Service for Test {
         });
     }
 
-    async fn http(self: Rc<Self>, request: Request<RequestBody>, peer: Rc<Peer>) -> Response<HttpBody> {
+    async fn http(self: Rc<Self>, request: Request<RequestBody>, caller: Caller) -> Response<HttpBody> {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         if parts.uri.path() == "/big" {
             return Response::new(Full::from(vec![7; BIG_BYTES]).boxed_unsync());
         }
-        let text = format!("{} {} {} {}", parts.method, parts.uri.path(), body.len(), peer.secure);
+        let text = format!("{} {} {} {}", parts.method, parts.uri.path(), body.len(), caller.peer().secure);
         let mut response = Response::new(Full::from(text).boxed_unsync());
         response.headers_mut().insert("x-host", parts.uri.host().unwrap_or("none").parse().unwrap());
         response

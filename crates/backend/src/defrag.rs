@@ -54,6 +54,7 @@ impl Backend {
         // One sync at the end instead of one per transaction: nobody reads the file before.
         let options = bolt::Options {
             no_sync: true,
+            lock_memory: false,
             initial_map_bytes: 0,
             read_only: false,
             ..self.shared.options.bolt()

@@ -56,6 +56,8 @@ pub struct Options {
     pub page_size: u32,
     /// Never sync: for tests and `--unsafe-no-fsync`.
     pub no_sync: bool,
+    /// Keep the whole file in memory.
+    pub lock_memory: bool,
     /// Open for reading only: no bucket is created, commits fail.
     pub read_only: bool,
     /// How long to wait for the lock of the file; `None` waits for ever.
@@ -75,6 +77,7 @@ impl Default for Options {
             initial_map_bytes: 10 << 30,
             page_size: 4096,
             no_sync: false,
+            lock_memory: false,
             read_only: false,
             lock_timeout: None,
             on_lock_wait: None,
@@ -92,6 +95,7 @@ impl Options {
             initial_map_bytes: self.initial_map_bytes,
             read_only: self.read_only,
             no_sync: self.no_sync,
+            lock_memory: self.lock_memory,
             lock_timeout: self.lock_timeout,
             verify: self.verify,
             clock: self.clock.clone(),

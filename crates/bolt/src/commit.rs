@@ -374,6 +374,13 @@ impl Write<'_> {
                 file.sync_all().map_err(io("sync the extended file"))?;
             }
             self.writer.file_len = len;
+            if self.db.shared.lock_memory {
+                // Pages of the old map that are in the new one as well would count twice.
+                if !Arc::ptr_eq(&map, &old.map) {
+                    old.map.unlock();
+                }
+                map.lock(len as usize).map_err(|source| Error::LockMemory { bytes: len, source })?;
+            }
         }
         Ok(map)
     }

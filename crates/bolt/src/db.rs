@@ -31,6 +31,8 @@ pub struct Options {
     pub read_only: bool,
     /// Never sync. A crash of the machine may then damage the file.
     pub no_sync: bool,
+    /// Keep the whole file in memory, and never let it be swapped out.
+    pub lock_memory: bool,
     /// How long to wait for the lock of the file; `None` waits for ever.
     pub lock_timeout: Option<Duration>,
     /// Called once when the lock has been waited for 10 s.
@@ -49,6 +51,7 @@ impl Default for Options {
             initial_map_bytes: 0,
             read_only: false,
             no_sync: false,
+            lock_memory: false,
             lock_timeout: None,
             on_lock_wait: None,
             verify: false,
@@ -88,6 +91,7 @@ pub(crate) struct Shared {
     pub(crate) poisoned: AtomicBool,
     read_only: bool,
     pub(crate) no_sync: bool,
+    pub(crate) lock_memory: bool,
     pub(crate) no_freelist_sync: bool,
     pub(crate) verify: bool,
     clock: Option<Arc<dyn Clock>>,
@@ -183,6 +187,10 @@ impl Db {
         if needed > map.len() as u64 {
             return Err(error("map the file into memory")(io::Error::from(io::ErrorKind::FileTooLarge)));
         }
+        if options.lock_memory {
+            map.lock(bytes as usize)
+                .map_err(|source| OpenError::LockMemory { path: path.to_owned(), source })?;
+        }
         let snapshot = Arc::new(Snapshot::new(map, Some(file.clone()), meta));
         let mut writer = Writer { file_len: bytes, ..Writer::default() };
         if !options.read_only {
@@ -197,6 +205,7 @@ impl Db {
             poisoned: AtomicBool::new(false),
             read_only: options.read_only,
             no_sync: options.no_sync,
+            lock_memory: options.lock_memory,
             no_freelist_sync: options.no_freelist_sync,
             verify: options.verify,
             clock: options.clock,

@@ -26,6 +26,16 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
+    /// The file may not be kept in memory.
+    #[error(
+        "{}: mlock error: {source}: raise the limit of locked memory above the size of the file", path.display()
+    )]
+    LockMemory {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// No meta page is valid.
     #[error("{}: {source}", path.display())]
     Invalid {
@@ -102,6 +112,16 @@ pub enum Error {
     #[error("database file: cannot map {bytes} bytes")]
     Map {
         /// Size of the view.
+        bytes: u64,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file, grown, may not be kept in memory.
+    #[error(
+        "mlock error: {source}: raise the limit of locked memory above {bytes} bytes, the size of the file"
+    )]
+    LockMemory {
+        /// Size of the file.
         bytes: u64,
         /// What the system said.
         source: io::Error,

@@ -75,7 +75,10 @@ fn candidates<R>(
         return (sorted(named), NO_FILES);
     }
     if !command.children.is_empty() {
-        return (children(command, last), NO_FILES);
+        // Behind a word that is no command there is nothing to offer.
+        let words = Flags::of(path).parse(rest).map(|(args, _)| args).unwrap_or_default();
+        let offered = if words.is_empty() { children(command, last) } else { Vec::new() };
+        return (offered, NO_FILES);
     }
     match command.offers {
         Arguments::Unknown => (Vec::new(), NO_FILES),

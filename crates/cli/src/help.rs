@@ -99,11 +99,17 @@ pub fn flag_table<'a>(specs: impl IntoIterator<Item = &'a FlagSpec>, help: Optio
     rows.iter().map(|(_, left, right)| format!("{left:width$}   {right}\n")).collect()
 }
 
+/// Both columns of the table, in the order given: for pages with another layout.
+pub fn flag_rows<'a>(specs: impl IntoIterator<Item = &'a FlagSpec>) -> Vec<(String, String)> {
+    specs.into_iter().map(|spec| (left(spec), right(spec))).collect()
+}
+
 fn left(spec: &FlagSpec) -> String {
     let kind = match spec.kind {
         Kind::Bool => "",
         Kind::Int => " int",
         Kind::Uint => " uint",
+        Kind::Uint32 => " uint32",
         Kind::Text => " string",
         Kind::List => " strings",
         Kind::Duration => " duration",
@@ -116,9 +122,10 @@ fn left(spec: &FlagSpec) -> String {
 
 fn right(spec: &FlagSpec) -> String {
     match (spec.kind, spec.default) {
-        (Kind::Bool, "false") | (Kind::Int | Kind::Uint, "0") | (_, "") | (Kind::Duration, "0s") => {
-            spec.usage.to_owned()
-        }
+        (Kind::Bool, "false")
+        | (Kind::Int | Kind::Uint | Kind::Uint32, "0")
+        | (_, "")
+        | (Kind::Duration, "0s") => spec.usage.to_owned(),
         (Kind::Text, default) => format!("{} (default {})", spec.usage, quote(default)),
         (Kind::List, default) => format!("{} (default [{default}])", spec.usage),
         (_, default) => format!("{} (default {default})", spec.usage),

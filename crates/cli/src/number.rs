@@ -22,6 +22,12 @@ pub fn uint(text: &str, radix: u32) -> Result<u64, String> {
     magnitude(text, radix).map_err(|what| format!("strconv.ParseUint: parsing {}: {what}", quote(text)))
 }
 
+/// Go's `strconv.ParseUint(text, radix, 32)`.
+pub fn uint32(text: &str, radix: u32) -> Result<u32, String> {
+    let too_large = || format!("strconv.ParseUint: parsing {}: {OUT_OF_RANGE}", quote(text));
+    uint(text, radix).and_then(|number| u32::try_from(number).map_err(|_| too_large()))
+}
+
 const BAD_SYNTAX: &str = "invalid syntax";
 const OUT_OF_RANGE: &str = "value out of range";
 

@@ -263,6 +263,7 @@ fn parse_value(kind: Kind, bytes: &[u8]) -> Result<Value, String> {
         Kind::Bool => number::boolean(&text).map(Value::Bool),
         Kind::Int => number::int(&text, 0).map(Value::Int),
         Kind::Uint => number::uint(&text, 0).map(Value::Uint),
+        Kind::Uint32 => number::uint32(&text, 0).map(|number| Value::Uint(number.into())),
         Kind::Text => Ok(Value::Text(Bytes::copy_from_slice(bytes))),
         Kind::List => comma_separated(&text).map(Value::List),
         Kind::Duration => number::duration(&text).map(Value::Duration),

@@ -9,6 +9,8 @@ pub enum Kind {
     Int,
     /// An unsigned number.
     Uint,
+    /// An unsigned number of 32 bits.
+    Uint32,
     /// Any text.
     Text,
     /// Comma separated; repeated flags add up.
@@ -43,7 +45,7 @@ impl FlagSpec {
     pub const fn new(name: &'static str, kind: Kind, usage: &'static str) -> Self {
         let default = match kind {
             Kind::Bool => "false",
-            Kind::Int | Kind::Uint => "0",
+            Kind::Int | Kind::Uint | Kind::Uint32 => "0",
             Kind::Text | Kind::List => "",
             Kind::Duration => "0s",
         };

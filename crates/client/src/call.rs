@@ -150,11 +150,10 @@ impl Client {
     }
 
     /// Opens a stream that the server fills.
-    pub(crate) async fn server_stream<Q, A>(
-        &self,
-        request: Q,
-        path: &'static str,
-    ) -> Result<Streaming<A>, Error>
+    ///
+    /// # Errors
+    /// The call was refused, or no server could be reached.
+    pub async fn server_stream<Q, A>(&self, request: Q, path: &'static str) -> Result<Streaming<A>, Error>
     where
         Q: Message + Clone + 'static,
         A: Message + Default + 'static,
@@ -178,8 +177,11 @@ impl Client {
         }
     }
 
-    /// Opens a stream in both directions.
-    pub(crate) async fn open_stream<Q, A, S>(
+    /// Opens a stream in both directions. It has no deadline.
+    ///
+    /// # Errors
+    /// The call was refused, or the connection broke.
+    pub async fn open_stream<Q, A, S>(
         &self,
         requests: S,
         path: &'static str,
@@ -251,7 +253,7 @@ impl Client {
         if require_leader {
             metadata.insert("hasleader", MetadataValue::from_static("true"));
         }
-        let token: Option<MetadataValue<Ascii>> = self.shared.token();
+        let token: Option<MetadataValue<Ascii>> = self.token.clone().or_else(|| self.shared.token());
         if let Some(token) = token {
             metadata.insert("token", token);
         }

@@ -56,6 +56,8 @@ pub struct Options {
     pub keepalive_time: Duration,
     /// How long a probe may stay unanswered.
     pub keepalive_timeout: Duration,
+    /// Probe connections without calls as well.
+    pub keepalive_while_idle: bool,
     /// Largest request; 0 means 2 MiB.
     pub max_send_bytes: usize,
     /// Largest answer; 0 means 2^31 - 1.
@@ -79,6 +81,7 @@ impl Options {
             dial_timeout: Duration::from_secs(2),
             keepalive_time: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(6),
+            keepalive_while_idle: false,
             max_send_bytes: 0,
             max_receive_bytes: 0,
             tls: None,
@@ -111,6 +114,8 @@ impl Shared {
 pub struct Client {
     pub(crate) shared: Arc<Shared>,
     pub(crate) deadline: Option<Instant>,
+    /// The token of somebody on whose behalf this handle calls.
+    pub(crate) token: Option<MetadataValue<Ascii>>,
 }
 
 impl Client {
@@ -130,22 +135,18 @@ impl Client {
         if receive == 0 {
             options.max_receive_bytes = DEFAULT_RECEIVE_BYTES;
         }
-        let mut endpoints: Vec<_> = options.endpoints.iter().map(|text| Endpoint::parse(text)).collect();
-        for endpoint in &mut endpoints {
-            if !options.server_name.is_empty() {
-                endpoint.server_name.clone_from(&options.server_name);
-            }
-        }
+        let endpoints = parse_endpoints(&options.endpoints, &options.server_name);
         let dial = Dial {
             timeout: options.dial_timeout.max(Duration::from_millis(1)),
             keepalive_time: options.keepalive_time,
             keepalive_timeout: options.keepalive_timeout,
+            keepalive_while_idle: options.keepalive_while_idle,
             tls: options.tls.clone(),
         };
         let timeout = options.dial_timeout;
         let pool = Pool::start(endpoints, dial);
         let shared = Arc::new(Shared { options, pool, token: RwLock::default() });
-        let client = Self { shared, deadline: None };
+        let client = Self { shared, deadline: None, token: None };
         client.with_timeout(timeout).login().await?;
         Ok(client)
     }
@@ -158,12 +159,31 @@ impl Client {
     /// The same client, whose calls must be answered within `limit` from now on. Long-lived
     /// streams have no deadline.
     pub fn with_timeout(&self, limit: Duration) -> Self {
-        Self { shared: self.shared.clone(), deadline: Instant::now().checked_add(limit) }
+        Self { deadline: Instant::now().checked_add(limit), ..self.clone() }
+    }
+
+    /// The same client, whose calls must be answered by then.
+    pub fn with_deadline(&self, deadline: Option<Instant>) -> Self {
+        Self { deadline, ..self.clone() }
+    }
+
+    /// The same client, which calls on behalf of the owner of this token: nobody renews it. A text
+    /// that cannot be a token is none.
+    pub fn with_token(&self, token: &str) -> Self {
+        Self { token: token.parse().ok(), ..self.clone() }
     }
 
     /// The same client, whose calls may take for ever.
     pub fn without_timeout(&self) -> Self {
-        Self { shared: self.shared.clone(), deadline: None }
+        Self { deadline: None, ..self.clone() }
+    }
+
+    /// Goes over to these endpoints: connections to those that stay are kept, calls on the others come
+    /// to their end. [`Client::endpoints`] does not follow. An empty list changes nothing.
+    pub fn set_endpoints(&self, endpoints: &[String]) {
+        if !endpoints.is_empty() {
+            self.shared.pool.replace(parse_endpoints(endpoints, &self.shared.options.server_name));
+        }
     }
 
     async fn login(&self) -> Result<(), Error> {
@@ -192,7 +212,7 @@ impl Client {
         let with_password = matches!(self.shared.options.credentials, Credentials::Password { .. });
         let with_token = matches!(self.shared.options.credentials, Credentials::Token(_));
         let stale = match error {
-            _ if with_token || path == "/etcdserverpb.Auth/Authenticate" => false,
+            _ if with_token || self.token.is_some() || path == "/etcdserverpb.Auth/Authenticate" => false,
             error if error.is_server("user name is empty") => with_password,
             error if error.is_server("invalid auth token") => with_password,
             // Without a password the identity is the certificate's, and a repetition helps.
@@ -207,8 +227,18 @@ impl Client {
     /// Streams live long and cannot renew a token once open, so they start with a fresh one.
     pub(crate) async fn refresh_for_stream(&self) -> Result<(), Error> {
         match self.shared.options.credentials {
-            Credentials::Password { .. } => self.login().await,
+            Credentials::Password { .. } if self.token.is_none() => self.login().await,
             _ => Ok(()),
         }
     }
+}
+
+fn parse_endpoints(texts: &[String], server_name: &str) -> Vec<Endpoint> {
+    let mut endpoints: Vec<_> = texts.iter().map(|text| Endpoint::parse(text)).collect();
+    for endpoint in &mut endpoints {
+        if !server_name.is_empty() {
+            endpoint.server_name = server_name.to_owned();
+        }
+    }
+    endpoints
 }

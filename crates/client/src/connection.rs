@@ -14,7 +14,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -47,6 +47,7 @@ pub(crate) struct Dial {
     pub timeout: Duration,
     pub keepalive_time: Duration,
     pub keepalive_timeout: Duration,
+    pub keepalive_while_idle: bool,
     pub tls: Option<tls::Connector>,
 }
 
@@ -123,14 +124,23 @@ struct State {
     last_failure: Option<String>,
 }
 
+/// An endpoint, and the task that keeps its connection up. The task ends with the slot.
 struct Slot {
     endpoint: Endpoint,
     state: Mutex<State>,
+    task: OnceLock<AbortHandle>,
 }
 
 impl Slot {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self) {
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
+        self.state().connection = None;
     }
 
     fn live(&self) -> Option<Connection> {
@@ -140,26 +150,51 @@ impl Slot {
 
 /// The connections of one client.
 pub(crate) struct Pool {
-    slots: Vec<Arc<Slot>>,
+    slots: RwLock<Vec<Arc<Slot>>>,
     turn: AtomicUsize,
     changed: watch::Receiver<()>,
-    tasks: Vec<AbortHandle>,
+    changing: Arc<watch::Sender<()>>,
+    dial: Dial,
 }
 
 impl Pool {
     /// Starts connecting to all `endpoints`.
     pub fn start(endpoints: Vec<Endpoint>, dial: Dial) -> Self {
         let (changing, changed) = watch::channel(());
-        let changing = Arc::new(changing);
-        let slots: Vec<_> = endpoints
-            .into_iter()
-            .map(|endpoint| Arc::new(Slot { endpoint, state: Mutex::default() }))
-            .collect();
-        let tasks = slots
-            .iter()
-            .map(|slot| tokio::spawn(keep_up(slot.clone(), dial.clone(), changing.clone())).abort_handle())
-            .collect();
-        Self { slots, turn: AtomicUsize::new(0), changed, tasks }
+        let (slots, turn) = (RwLock::default(), AtomicUsize::new(0));
+        let pool = Self { slots, turn, changed, changing: Arc::new(changing), dial };
+        pool.replace(endpoints);
+        pool
+    }
+
+    /// Goes over to these endpoints. Those that stay keep their connections.
+    pub fn replace(&self, endpoints: Vec<Endpoint>) {
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        let mut old = std::mem::take(&mut *slots);
+        for endpoint in endpoints {
+            let known = old.iter().position(|slot| slot.endpoint == endpoint);
+            slots.push(match known {
+                Some(place) => old.swap_remove(place),
+                None => self.open(endpoint),
+            });
+        }
+        for slot in old {
+            slot.end();
+        }
+        drop(slots);
+        self.changing.send_replace(());
+    }
+
+    fn open(&self, endpoint: Endpoint) -> Arc<Slot> {
+        let slot = Arc::new(Slot { endpoint, state: Mutex::default(), task: OnceLock::new() });
+        let task = tokio::spawn(keep_up(slot.clone(), self.dial.clone(), self.changing.clone()));
+        // The slot is new, so it has no task yet.
+        let _ = slot.task.set(task.abort_handle());
+        slot
+    }
+
+    fn slots(&self) -> RwLockReadGuard<'_, Vec<Arc<Slot>>> {
+        self.slots.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The next live connection in turn; waits until there is one.
@@ -179,24 +214,25 @@ impl Pool {
 
     fn pick(&self) -> Option<Connection> {
         let start = self.turn.fetch_add(1, Ordering::Relaxed);
-        let count = self.slots.len();
-        (0..count).find_map(|step| self.slots[start.wrapping_add(step) % count].live())
+        let slots = self.slots();
+        let count = slots.len();
+        (0..count).find_map(|step| slots[start.wrapping_add(step) % count].live())
     }
 
     /// How many endpoints make a majority: that many failures in a row earn a pause.
     pub fn quorum(&self) -> usize {
-        self.slots.len() / 2 + 1
+        self.slots().len() / 2 + 1
     }
 
     /// Why the last attempt to connect failed, if nothing is connected.
     pub fn last_failure(&self) -> Option<String> {
-        self.slots.iter().find_map(|slot| slot.state().last_failure.clone())
+        self.slots().iter().find_map(|slot| slot.state().last_failure.clone())
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(AbortHandle::abort);
+        self.slots().iter().for_each(|slot| slot.end());
     }
 }
 
@@ -382,7 +418,7 @@ where
         builder
             .keep_alive_interval(dial.keepalive_time.max(SHORTEST_KEEPALIVE))
             .keep_alive_timeout(dial.keepalive_timeout)
-            .keep_alive_while_idle(false);
+            .keep_alive_while_idle(dial.keepalive_while_idle);
     }
     let (send, driver) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     let connection = Connection { send, authority: endpoint.authority.as_str().into(), peer: peer.into() };

@@ -36,3 +36,4 @@ pub use watch::{Watch, Watcher, cancel_error, is_progress};
 
 pub use proto;
 pub use tls;
+pub use tonic::Streaming;

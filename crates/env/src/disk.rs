@@ -132,4 +132,12 @@ pub trait Mapping: Send + Sync {
     /// Tells the system that the resident pages of this view are not needed for now. They come
     /// back on the next touch. A hint; does nothing where it is not supported.
     fn release_resident(&self);
+    /// Keeps the first `len` bytes, which must lie inside the file, in memory: what is not there is read
+    /// now, and none of it leaves before the view ends. Replaces an earlier lock of this view.
+    ///
+    /// # Errors
+    /// The system's limit for locked memory.
+    fn lock(&self, len: usize) -> io::Result<()>;
+    /// Ends [`Mapping::lock`].
+    fn unlock(&self);
 }

@@ -216,6 +216,19 @@ impl Mapping for RealMapping {
         // read again from the file with the same content.
         let _ = unsafe { self.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
     }
+
+    fn lock(&self, len: usize) -> io::Result<()> {
+        let len = len.min(self.map.len());
+        // SAFETY: the range lies inside the map, which lives as long as `self`; locking changes nothing
+        // that can be read there.
+        Ok(unsafe { rustix::mm::mlock(self.map.as_ptr().cast_mut().cast(), len) }?)
+    }
+
+    fn unlock(&self) {
+        // Nothing depends on it: locked pages are only kept for longer.
+        // SAFETY: as for `lock`.
+        let _ = unsafe { rustix::mm::munlock(self.map.as_ptr().cast_mut().cast(), self.map.len()) };
+    }
 }
 
 /// The clock of the machine.
@@ -287,5 +300,7 @@ mod tests {
         map.release_resident();
         // SAFETY: six bytes were written and nobody writes now.
         assert_eq!(unsafe { map.slice(0, 6) }, b"after!");
+        map.lock(file.len().unwrap() as usize).unwrap();
+        map.unlock();
     }
 }

@@ -586,6 +586,12 @@ impl Mapping for SimMapping {
     }
 
     fn release_resident(&self) {}
+
+    fn lock(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn unlock(&self) {}
 }
 
 /// `FILE_CAPACITY` bytes of zeroed address space. Writes go through a shared reference, as they

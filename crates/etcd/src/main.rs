@@ -7,12 +7,13 @@
 //! | status | when |
 //! |---|---|
 //! | 0 | `--version`, `--help`, the member was removed from its cluster, stopped as process 1 |
-//! | 1 | settings that do not hold together, a fatal record |
+//! | 1 | settings that do not hold together, a fatal record, any fault of `gateway` and `grpc-proxy` |
 //! | 2 | a fault of the command line, a panic |
 //! | killed by the signal | SIGINT or SIGTERM, after an orderly stop |
 //!
 //! Source: behaviour of etcd 3.7.1 `server/etcdmain`.
 
+mod proxies;
 mod serve;
 mod signals;
 
@@ -21,6 +22,7 @@ use std::process::exit;
 use std::sync::mpsc;
 
 use server::config::{self, Config, Failure, Loaded, Outcome, startup};
+use server::run::{self, RunError};
 use server::{log, systemd};
 
 use signals::Signals;
@@ -37,18 +39,19 @@ pub enum Event {
 }
 
 fn main() {
+    let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    if let Some("gateway" | "grpc-proxy") = words.get(1).map(String::as_str) {
+        check_architecture();
+        keep_small_pages();
+        proxies::run(&words);
+    }
     let (events, next_event) = mpsc::channel();
     // Before any other thread exists, so that every thread inherits the blocked signals.
     let signals = Signals::catch(events.clone());
-    let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     check_architecture();
     keep_small_pages();
     keep_freed_memory_for_a_moment();
     server::profile::set_allocator(allocator_figures);
-    if let Some(command @ ("gateway" | "grpc-proxy")) = words.get(1).map(String::as_str) {
-        eprintln!("etcd {command} is not supported by this build yet");
-        exit(1);
-    }
     let config = configure(&words);
     let stop = start(config, events);
     signals.member_serves();
@@ -206,14 +209,35 @@ fn start(mut config: Config, events: mpsc::Sender<Event>) -> Box<dyn FnOnce()> {
     log::info!(message, "data-dir" => &config.data_dir, "dir-type" => kind.name());
     match serve::start(&config, events) {
         Ok(stop) => stop,
-        Err((_, reason)) if reason.contains("include") && reason.contains("--initial-cluster") => {
+        Err(error) => give_up(&config, &error),
+    }
+}
+
+/// The records with which a start that failed ends.
+fn give_up(config: &Config, error: &RunError) -> ! {
+    let reason = error.to_string();
+    match error.record() {
+        run::TOKEN_USED => {
+            let discovery = &config.discovery;
+            log::warn!(run::TOKEN_USED, "discovery-token" => &discovery.token,
+                "discovery-endpoints" => &discovery.endpoints, "error" => reason);
+            log::warn!("do not reuse discovery token; generate a new one to bootstrap a cluster");
+            exit(1)
+        }
+        _ if reason.contains("include") && reason.contains("--initial-cluster") => {
             log::warn!("failed to start", "error" => reason);
             if config.initial_cluster == config.initial_cluster_from_name(&config.name) {
                 log::warn!("forgot to set --initial-cluster?");
             }
             exit(1)
         }
-        Err((record, reason)) => log::fatal(record, &[("error", reason.into())]),
+        record => match error {
+            RunError::Descriptors { limit, recommended } => log::fatal(
+                &reason,
+                &[("limit", (*limit).into()), ("recommended-limit", (*recommended).into())],
+            ),
+            _ => log::fatal(record, &[("error", reason.into())]),
+        },
     }
 }
 

@@ -8,8 +8,8 @@ use server::run::{self, RunError};
 use crate::Event;
 
 /// Starts a member and returns once it serves clients, with the way to stop it. If the member ends
-/// by itself later, that is an [`Event::Ended`]. An error comes with the record that ends the log.
-pub fn start(config: &Config, events: Sender<Event>) -> Result<Box<dyn FnOnce()>, (&'static str, String)> {
+/// by itself later, that is an [`Event::Ended`].
+pub fn start(config: &Config, events: Sender<Event>) -> Result<Box<dyn FnOnce()>, RunError> {
     let removed = events.clone();
     let ended = move |reason: String| {
         let end = if reason == run::REMOVED { Ok(()) } else { Err(reason) };
@@ -22,6 +22,6 @@ pub fn start(config: &Config, events: Sender<Event>) -> Result<Box<dyn FnOnce()>
             let _ = removed.send(Event::Ended(Ok(())));
             Ok(Box::new(|| {}))
         }
-        Err(error) => Err((error.record(), error.to_string())),
+        Err(error) => Err(error),
     }
 }

@@ -137,7 +137,6 @@ fn what_is_still_to_come_is_refused_by_name() {
             "invalid value \"http://x\" for flag -discovery: v2 discovery no longer exists",
         ),
         (&["--enable-v2"], "invalid boolean value \"true\" for -enable-v2: the v2 API no longer exists"),
-        (&["gateway", "start"], "etcd gateway is not supported by this build yet"),
     ] {
         let output = plain(args);
         assert!(!output.status.success());

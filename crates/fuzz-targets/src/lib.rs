@@ -17,6 +17,7 @@ pub mod certificates;
 pub mod grpc_bytes;
 pub mod http2_bytes;
 mod input;
+pub mod json_body;
 pub mod raft_message;
 pub mod request;
 pub mod snap_file;
@@ -61,4 +62,5 @@ pub const TARGETS: &[Target] = targets![
     grpc_bytes 4_000,
     http2_bytes 30_000,
     certificates 20_000,
+    json_body 20_000,
 ];

@@ -128,7 +128,7 @@ macro_rules! smoke_tests {
 }
 
 smoke_tests! {
-    wal_records snap_file bolt_page bolt_image request raft_message grpc_bytes http2_bytes certificates
+    wal_records snap_file bolt_page bolt_image request raft_message grpc_bytes http2_bytes certificates json_body
 }
 
 /// The corpus keeps each seed in a file of its name.

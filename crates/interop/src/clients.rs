@@ -44,6 +44,12 @@ impl Client {
         Ok(Self { program, args: vec![source("python/client.py")], with_scheme: false })
     }
 
+    /// Python's etcd3gw, which speaks JSON.
+    pub fn python_gateway() -> anyhow::Result<Self> {
+        let program = fetched("python/bin/python")?;
+        Ok(Self { program, args: vec![source("python/gateway.py")], with_scheme: false })
+    }
+
     /// Node's etcd3. The script is copied beside the library, where Node looks for it.
     pub fn node() -> anyhow::Result<Self> {
         let script = fetched("node")?.join("client.js");

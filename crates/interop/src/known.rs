@@ -2,7 +2,7 @@
 //!
 //! One line per difference: an id (it also stands in COMPAT.md), the names of the transcript
 //! entries it concerns (blanks written as `_`, `*` at the end matches any rest; several separated by blanks), what is
-//! compared (`server`, `etcdctl`, `etcdutl`, or the latter two with `-3.5` for what only the older tool does), and the reason. Lines beginning with `#` are comments.
+//! compared (`server`, `etcdctl`, `etcdutl`, `sweep`, or the latter three with `-3.5` for what only the older tool does), and the reason. Lines beginning with `#` are comments.
 
 use anyhow::{Context, ensure};
 
@@ -47,7 +47,8 @@ impl Known {
             };
             ensure!(!reason.trim().is_empty(), "known difference {id} has no reason");
             ensure!(
-                matches!(subject, "server" | "etcdctl" | "etcdctl-3.5" | "etcdutl" | "etcdutl-3.5"),
+                ["server", "etcdctl", "etcdctl-3.5", "etcdutl", "etcdutl-3.5", "sweep", "sweep-3.5"]
+                    .contains(&subject),
                 "known difference {id} concerns {subject}"
             );
             differences.push(Difference {

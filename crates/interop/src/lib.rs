@@ -28,6 +28,7 @@ pub mod clients;
 pub mod cluster;
 pub mod ctl;
 pub mod facts;
+pub mod front;
 pub mod http;
 pub mod known;
 pub mod linearizability;

@@ -80,6 +80,8 @@ pub struct Member {
     _own_dir: Option<TempDir>,
     client_port: u16,
     peer_port: u16,
+    /// It is told nothing about its cluster, as it finds that out by itself.
+    discovers: bool,
     /// The proxy that peers reach it through, if there is one.
     proxy: Option<Proxy>,
     child: Option<Child>,
@@ -111,6 +113,7 @@ impl Member {
             _own_dir: None,
             client_port: free_port()?,
             peer_port: free_port()?,
+            discovers: false,
             proxy: None,
             child: None,
         })
@@ -129,6 +132,11 @@ impl Member {
         self.proxy.as_ref().map(|proxy| (proxy.port, self.peer_port))
     }
 
+    /// Leaves `--initial-cluster` out: the member is given a way to find its cluster.
+    pub fn discover(&mut self) {
+        self.discovers = true;
+    }
+
     /// Changes the program for the next [`Member::run`].
     pub fn use_program(&mut self, program: &Program) {
         self.program = program.clone();
@@ -145,12 +153,13 @@ impl Member {
         let log = File::options().create(true).append(true).open(self.log_file())?;
         let (client, peer) = (self.client_url(), format!("http://{}", self.peer_authority()));
         let listen_peer = format!("http://127.0.0.1:{}", self.peer_port);
+        let initial = if self.discovers { Vec::new() } else { vec![format!("--initial-cluster=m1={peer}")] };
         let child = Command::new(&self.program.path)
             .args(["--name", "m1", "--log-level", "info", "--data-dir"])
             .arg(self.data_dir())
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &listen_peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("m1={peer}")])
+            .args(&initial)
             .args(&self.program.args)
             .args(&self.extra_args)
             // The unsupported-architecture switch and the like of the caller are not wanted here.

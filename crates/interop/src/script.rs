@@ -51,16 +51,23 @@ pub struct Script {
     pub normaliser: Normaliser,
     /// The member's id.
     pub member_id: u64,
+    /// Numbers entries that would have the same name otherwise.
+    pub step: usize,
     entries: Vec<Entry>,
 }
 
 impl Script {
     /// Connects to a member and learns its ids.
     pub async fn connect(member: &Member, ctl: PathBuf) -> anyhow::Result<Self> {
-        let authority = member.authority();
+        Self::connect_through(member, member.authority(), ctl).await
+    }
+
+    /// The same, through something that stands before the member at `authority`.
+    pub async fn connect_through(member: &Member, authority: String, ctl: PathBuf) -> anyhow::Result<Self> {
         let channel = Channel::connect(&authority).await?;
         let mut normaliser = Normaliser::default();
         normaliser.replace(&authority, "<client>");
+        normaliser.replace(member.authority(), "<client>");
         normaliser.replace(member.peer_authority(), "<peer>");
         normaliser.replace(member.dir().display().to_string(), "<dir>");
         let method = Method::new(&authority, "/etcdserverpb.Cluster/MemberList")?;
@@ -71,11 +78,12 @@ impl Script {
         normaliser.replace_id(header.member_id, "<member>");
         Ok(Self {
             channel,
-            ctl: Ctl { program: ctl, endpoint: member.client_url() },
+            ctl: Ctl { program: ctl, endpoint: format!("http://{authority}") },
             scratch: member.dir().to_owned(),
             authority,
             normaliser,
             member_id: header.member_id,
+            step: 0,
             entries: Vec::new(),
         })
     }

@@ -19,6 +19,11 @@ fn python_aetcd() -> anyhow::Result<()> {
 }
 
 #[test]
+fn python_etcd3gw() -> anyhow::Result<()> {
+    run(&Client::python_gateway()?)
+}
+
+#[test]
 fn node_etcd3() -> anyhow::Result<()> {
     run(&Client::node()?)
 }

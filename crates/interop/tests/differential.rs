@@ -67,6 +67,11 @@ differential! {
     alarms: maintenance, alarms;
     wire_faults: wire, faults;
     http_endpoints: http, endpoints;
+    gateway_routes: gateway, routes;
+    gateway_forms: gateway, forms;
+    gateway_surroundings: gateway, surroundings;
+    gateway_streams: gateway, streams;
+    gateway_users: gateway, users;
     ctl_keys: ctl_data, keys;
     ctl_txns: ctl_data, txns;
     ctl_leases: ctl_data, leases;
@@ -97,4 +102,26 @@ fn the_script_and_its_exceptions_are_sound() -> anyhow::Result<()> {
         assert!(missing.is_empty(), "known differences that COMPAT.md does not mention: {missing:?}");
     }
     Ok(())
+}
+
+/// The gateway beside the newest release, in whose place ours stands by default.
+#[cfg(feature = "newest")]
+mod newest {
+    use super::*;
+    use interop::programs::{Program, subject_as};
+
+    /// Runs a script against both and compares.
+    macro_rules! both {
+        ($($script:ident)*) => {$(
+            #[test]
+            fn $script() -> anyhow::Result<()> {
+                let newest = Program::plain(real("3.7", "etcd"));
+                let expected = run!(newest, gateway, $script).context("the real server")?;
+                let found = run!(subject_as("3.7"), gateway, $script).context("the server under test")?;
+                compare(&expected, &found, &known())
+            }
+        )*};
+    }
+
+    both!(routes forms surroundings streams users);
 }

@@ -261,10 +261,14 @@ impl InitialCluster {
         Err(BootstrapError::Unresolved { advertised: advertised.join(","), cluster, reason })
     }
 
-    fn verify_unique(&self) -> Result<(), BootstrapError> {
+    /// Whether one URL is there twice.
+    pub fn has_duplicate_url(&self) -> bool {
         let mut seen = BTreeSet::new();
-        let unique = self.members.values().flatten().all(|url| seen.insert(url));
-        if unique { Ok(()) } else { Err(BootstrapError::DuplicateUrl(self.clone())) }
+        !self.members.values().flatten().all(|url| seen.insert(url))
+    }
+
+    fn verify_unique(&self) -> Result<(), BootstrapError> {
+        if self.has_duplicate_url() { Err(BootstrapError::DuplicateUrl(self.clone())) } else { Ok(()) }
     }
 
     /// The members of the new cluster by ascending id, with names.

@@ -70,6 +70,11 @@ pub struct Step {
 }
 
 impl CompactionJob {
+    /// Whether the index is done, and only records are left.
+    pub fn is_index_done(&self) -> bool {
+        self.pruned
+    }
+
     pub(crate) fn new(revision: i64, previous: i64, store_hash: bool, epoch: u64) -> Self {
         Self {
             revision,

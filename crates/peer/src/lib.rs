@@ -54,6 +54,8 @@ pub use handler::{
 pub use identity::Identity;
 pub use link::LinkError;
 pub use log::{Field, Fields, Level, Log};
-pub use metrics::{Counter, Distribution, Gauge, Histogram, Metrics, PeerMetrics, Series, Value};
+pub use metrics::{
+    Counter, Distribution, Gauge, Histogram, Metrics, PeerMetrics, SavedDatabase, Series, Value,
+};
 pub use transport::Transport;
 pub use url::{BadUrl, PeerUrl, Scheme};

@@ -205,7 +205,21 @@ pub struct Metrics {
     failed_requests: Mutex<BTreeMap<String, u64>>,
     /// Snapshots refused before their sender was known.
     refused_snapshots: Counter,
+    /// Databases received since somebody asked.
+    saved: Mutex<Vec<SavedDatabase>>,
 }
+
+/// How long a received database took to save.
+#[derive(Clone, Copy, Debug)]
+pub struct SavedDatabase {
+    /// From the first byte to the end.
+    pub total: Duration,
+    /// The last sync.
+    pub sync: Duration,
+}
+
+/// Databases that are remembered when nobody asks.
+const MAX_SAVED: usize = 1024;
 
 impl Metrics {
     /// Nothing counted yet.
@@ -215,7 +229,20 @@ impl Metrics {
             peers: RwLock::default(),
             failed_requests: Mutex::default(),
             refused_snapshots: Counter::default(),
+            saved: Mutex::default(),
         }
+    }
+
+    pub(crate) fn database_saved(&self, saved: SavedDatabase) {
+        let mut all = self.saved.lock();
+        if all.len() < MAX_SAVED {
+            all.push(saved);
+        }
+    }
+
+    /// The databases received since the last call.
+    pub fn take_saved(&self) -> Vec<SavedDatabase> {
+        std::mem::take(&mut self.saved.lock())
     }
 
     /// The counts of one peer; keep them where they are used often. Id 0 stands for messages

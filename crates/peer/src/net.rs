@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::time::{Instant, Sleep};
 
 use crate::url::{PeerUrl, Scheme};
@@ -127,6 +128,8 @@ impl Accepted {
 pub struct Dialer {
     timeout: Duration,
     security: Option<Arc<dyn Security>>,
+    /// The address that TCP connections come from; that of the route if there is none.
+    source: Option<IpAddr>,
 }
 
 impl std::fmt::Debug for Dialer {
@@ -139,7 +142,12 @@ impl Dialer {
     /// Connects within `timeout`, handshake included. etcd allows 1 s more than the election
     /// timeout. Without `security` URLs of scheme `https` are not reached.
     pub fn new(timeout: Duration, security: Option<Arc<dyn Security>>) -> Self {
-        Self { timeout, security }
+        Self { timeout, security, source: None }
+    }
+
+    /// The same with TCP connections that come from this address.
+    pub fn from_address(self, source: Option<IpAddr>) -> Self {
+        Self { source, ..self }
     }
 
     /// Connects to a peer.
@@ -151,11 +159,28 @@ impl Dialer {
         tokio::time::timeout(self.timeout, self.connect(url)).await.map_err(timed_out)?
     }
 
+    async fn connect_tcp(&self, authority: &str) -> io::Result<TcpStream> {
+        let Some(source) = self.source else { return TcpStream::connect(authority).await };
+        let mut failure = None;
+        for address in tokio::net::lookup_host(authority).await? {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            let connected = match socket.bind(SocketAddr::new(source, 0)) {
+                Ok(()) => socket.connect(address).await,
+                Err(error) => Err(error),
+            };
+            match connected {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.unwrap_or_else(|| io::Error::other("the host has no address")))
+    }
+
     async fn connect(&self, url: &PeerUrl) -> io::Result<BoxIo> {
         let told = |error: io::Error| io::Error::new(error.kind(), format!("dial {url}: {error}"));
         let io: BoxIo = match url.scheme() {
             Scheme::Http | Scheme::Https => {
-                let stream = TcpStream::connect(url.authority()).await.map_err(told)?;
+                let stream = self.connect_tcp(url.authority()).await.map_err(told)?;
                 stream.set_nodelay(true)?;
                 Box::new(stream)
             }
@@ -262,6 +287,17 @@ mod tests {
         let error = near.write_all(&[0; 16]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(started.elapsed(), Duration::from_secs(5));
+    }
+
+    #[tokio::test]
+    async fn connections_come_from_the_chosen_address() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = PeerUrl::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let source = IpAddr::from([127, 0, 0, 9]);
+        let dialer = Dialer::new(Duration::from_secs(5), None).from_address(Some(source));
+        let (dialled, accepted) = tokio::join!(dialer.dial(&url), listener.accept());
+        dialled.map(drop).unwrap();
+        assert_eq!(accepted.unwrap().1.ip(), source);
     }
 
     #[tokio::test]

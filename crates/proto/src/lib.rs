@@ -58,3 +58,11 @@ pub mod v3electionpb {
 pub mod health {
     include!(concat!(env!("OUT_DIR"), "/grpc.health.v1.rs"));
 }
+/// The schemas of this crate as an encoded `google.protobuf.FileDescriptorSet`, imported files before
+/// those that import them, without comments.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// The reflection service. Under its older name, v1alpha, it has the same messages.
+pub mod reflection {
+    include!(concat!(env!("OUT_DIR"), "/grpc.reflection.v1.rs"));
+}

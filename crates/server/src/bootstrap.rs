@@ -30,6 +30,7 @@ use thiserror::Error;
 use types::{ClusterId, CompatVersion, ConfState, Entry, EntryKind, HardState, MemberId, Snapshot, Version};
 use wal::Wal;
 
+use crate::defragment::defragment_at_start;
 use crate::force_new;
 use crate::log;
 use crate::resolve::same_urls;
@@ -74,6 +75,10 @@ pub struct Options {
     pub force_new_cluster: bool,
     /// Never sync (`--unsafe-no-fsync`).
     pub no_sync: bool,
+    /// Keep the database in memory (`--memory-mlock`).
+    pub lock_memory: bool,
+    /// Rewrite the database at the start if that frees so many bytes.
+    pub defragment_from_bytes: Option<u64>,
     /// Size at which a segment of the log is closed.
     pub wal_segment_bytes: u64,
     /// Seed of the election timeouts.
@@ -288,7 +293,7 @@ impl fmt::Display for Existing {
 /// Everything that keeps the member from starting, with what to do about it.
 pub fn bootstrap(
     disk: Arc<dyn Disk>,
-    clock: &dyn Clock,
+    clock: &Arc<dyn Clock>,
     options: &Options,
     existing: Option<&Existing>,
     on_lock_wait: Arc<dyn Fn() + Send + Sync>,
@@ -316,6 +321,8 @@ pub fn bootstrap(
     let backend_options = backend::Options {
         batch_limit: options.backend_batch_limit,
         no_sync: options.no_sync,
+        lock_memory: options.lock_memory,
+        clock: Some(clock.clone()),
         on_lock_wait: Some(on_lock_wait),
         ..backend::Options::default()
     };
@@ -329,6 +336,9 @@ pub fn bootstrap(
         "path" => db_path.display().to_string(),
         "took" => clock.now().saturating_sub(start)
     );
+    if let Some(threshold) = options.defragment_from_bytes {
+        defragment_at_start(&backend, &db_path, threshold)?;
+    }
     log::info!("restore consistentIndex", "index" => backend.consistent_position().index);
     let log = match initial {
         Some(Initial::New(initial)) => create_log(disk.clone(), options, &wal_dir, &initial)?,

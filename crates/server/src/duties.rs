@@ -18,6 +18,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use types::{LeaseId, MemberId, Version};
 
 use crate::compactor::{Compactor, Retention};
+use crate::driver::Input;
 use crate::fatal::Fatal;
 use crate::lanes::Answer;
 use crate::log::{self, Field};
@@ -28,15 +29,19 @@ use crate::versions::{
 };
 
 /// How often the primary looks for expired leases and due checkpoints.
-const LEASE_INTERVAL: Duration = Duration::from_millis(500);
+pub(crate) const LEASE_INTERVAL: Duration = Duration::from_millis(500);
 /// Lease revocations under way at once.
 const REVOKES_IN_FLIGHT: usize = 16;
+
+/// How often a member that starts looks for connections to others, and how many times.
+const HEAD_START_INTERVAL: Duration = Duration::from_millis(50);
+const HEAD_START_LOOKS: u32 = 100;
 
 /// How long a member that was removed goes on, so that it can answer who removed it.
 const REMOVED_DELAY: Duration = Duration::from_secs(1);
 
 /// How often open file descriptors are counted.
-const DESCRIPTOR_INTERVAL: Duration = Duration::from_secs(10 * 60);
+pub(crate) const DESCRIPTOR_INTERVAL: Duration = Duration::from_secs(10 * 60);
 
 /// How often a member in the recovery mode says so.
 const RECOVERY_INTERVAL: Duration = Duration::from_secs(10 * 60);
@@ -139,6 +144,38 @@ pub async fn run(
 async fn leave(fatal: Fatal) {
     tokio::time::sleep(REMOVED_DELAY).await;
     fatal.stop(REMOVED.to_owned());
+}
+
+/// `--initial-election-tick-advance`: a member that has just started need not wait for a leader's word as
+/// long as one that lost it. When it is connected to some of the others, most of its first election timeout
+/// counts as over; what is left is enough for a leader's heartbeat to arrive.
+pub async fn advance_first_election(node: Node, wanted: bool, election_ticks: u32) {
+    let ticks: Field<'static> = ("election-ticks", election_ticks.into());
+    if node.shared().cluster().members().len() <= 1 {
+        // A single voter campaigns at once.
+        return;
+    }
+    if !wanted {
+        return log::info("skipping initial election tick advance", &[ticks]);
+    }
+    log::info("starting initial election tick advance", &[ticks]);
+    for _ in 0..HEAD_START_LOOKS {
+        tokio::time::sleep(HEAD_START_INTERVAL).await;
+        let active = node.parts().transport.active_peers();
+        if active > 1 {
+            let forward = election_ticks.saturating_sub(2);
+            log::info!(
+                "initialized peer connections; fast-forwarding election ticks",
+                "local-member-id" => node.id(),
+                "forward-ticks" => forward,
+                "election-ticks" => election_ticks,
+                "active-remote-members" => active
+            );
+            // A closed queue means that the member stops.
+            let _ = node.parts().to_raft.send(Input::Advance(forward));
+            return;
+        }
+    }
 }
 
 /// Compacts the history as the compactor says.

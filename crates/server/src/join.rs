@@ -11,6 +11,7 @@ use peer::{Client, JOIN_TIMEOUT};
 use types::{MemberId, Version};
 
 use crate::bootstrap::{self, Existing};
+use crate::discovery::registry;
 use crate::log;
 use crate::start::{Options, StartError};
 
@@ -44,7 +45,8 @@ pub fn ask_cluster(
     urls.sort_unstable();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if options.join_existing {
-        initial.verify_join(&setup.name, false).map_err(bootstrap::Error::from)?;
+        let discovery = options.discovery.is_some();
+        initial.verify_join(&setup.name, discovery).map_err(bootstrap::Error::from)?;
         let existing =
             find_cluster(&runtime, client, &urls, |found| bootstrap::check_join(setup, &initial, found))?;
         let others: Vec<&Member> =
@@ -64,6 +66,25 @@ pub fn ask_cluster(
         return Err(StartError::AlreadyBootstrapped(own.id));
     }
     Ok(None)
+}
+
+/// Asks the registry of discovery for the first members of a new cluster, if there is one.
+///
+/// # Errors
+/// The registry does not let this member in.
+pub fn discover(options: &Options, is_restart: bool) -> Result<Option<InitialCluster>, StartError> {
+    let Some(settings) = &options.discovery else { return Ok(None) };
+    let setup = &options.bootstrap;
+    if is_restart {
+        log::warn!("discovery token is ignored since cluster already initialized; valid logs are found",
+            "wal-dir" => setup.wal_dir().display().to_string());
+        return Ok(None);
+    }
+    let own = InitialCluster::parse(&setup.initial_cluster).map_err(bootstrap::Error::from)?;
+    let members = own.members(&setup.initial_cluster_token).map_err(bootstrap::Error::from)?;
+    let Some(member) = members.first() else { return Ok(None) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(Some(runtime.block_on(registry::join(settings, member.id, &own))?))
 }
 
 /// The cluster as one of its members describes it, once that fits. Who answers first may not have

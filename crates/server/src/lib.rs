@@ -4,6 +4,8 @@ pub mod bootstrap;
 pub mod compactor;
 pub mod config;
 mod corruption;
+mod defragment;
+pub mod discovery;
 pub mod driver;
 pub mod duties;
 mod fatal;

@@ -43,8 +43,16 @@ pub(crate) struct Listeners {
 
 impl Listeners {
     pub(crate) fn bind(config: &Config) -> Result<Self, RunError> {
+        if config.socket_reuse_address || config.socket_reuse_port {
+            log::info!("configuring socket options",
+                "reuse-address" => config.socket_reuse_address, "reuse-port" => config.socket_reuse_port);
+        }
         log::info!("configuring peer listeners", "listen-peer-urls" => &config.listen_peer_urls);
-        let peer = bind_all(&config.listen_peer_urls, config)?;
+        let peer = bind_all(&config.listen_peer_urls, config).inspect_err(|error| {
+            if matches!(error, RunError::Listen { .. }) {
+                log::error!("creating peer listener failed", "error" => error.to_string());
+            }
+        })?;
         log::info!("configuring client listeners", "listen-client-urls" => &config.listen_client_urls);
         if config.enable_pprof {
             log::info!("pprof is enabled", "path" => "/debug/pprof");
@@ -102,6 +110,7 @@ impl Listeners {
             let mut side = HttpSide::new(metrics, debug_vars);
             side.access = access();
             side.health = health.clone();
+            side.json_gateway = config.enable_grpc_gateway;
             side.metrics_and_health_only = metrics_and_health_only;
             // At the lowest level upstream opens these as well.
             if config.enable_pprof || log::enabled(log::Level::Debug) {
@@ -186,7 +195,7 @@ fn address_of(url: &Url) -> String {
 fn bind_all(urls: &[Url], config: &Config) -> Result<Vec<Bound>, RunError> {
     let limit = descriptor_limit();
     if limit <= RESERVED_DESCRIPTORS {
-        return Err(RunError::Descriptors { limit });
+        return Err(RunError::Descriptors { limit, recommended: RESERVED_DESCRIPTORS });
     }
     let mut all: Vec<Bound> = Vec::new();
     for url in urls {
@@ -196,11 +205,26 @@ fn bind_all(urls: &[Url], config: &Config) -> Result<Vec<Bound>, RunError> {
             bound.secure |= secure;
             continue;
         }
-        let listener = bind(url, config)
-            .map_err(|source| RunError::Listen { address: url.host().to_owned(), source })?;
+        let network = if url.is_unix() { "unix" } else { "tcp" };
+        let address = format!("{}{}", url.host(), url.path());
+        let listener = bind(url, config).map_err(|source| RunError::Listen { network, address, source })?;
         all.push(Bound { url: url.clone(), plain, secure, listener });
     }
     Ok(all)
+}
+
+/// Removes the files of unix sockets that a member listened on.
+pub(crate) fn remove_sockets(config: &Config) {
+    let lists = [
+        &config.listen_peer_urls,
+        &config.listen_client_urls,
+        &config.listen_client_http_urls,
+        &config.listen_metrics_urls,
+    ];
+    for url in lists.into_iter().flatten().filter(|url| url.is_unix()) {
+        // Who removed it before did what was to be done.
+        let _ = std::fs::remove_file(format!("{}{}", url.host(), url.path()));
+    }
 }
 
 fn bind(url: &Url, config: &Config) -> std::io::Result<Listener> {

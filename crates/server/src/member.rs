@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::Duration;
 
 use api::error::Error;
-use api::member::{ClientCall, Config, LeaseTimes, Member, RaftStatus, ReadTimes, SlowRead};
+use api::member::{ClientCall, Config, LeaseTimes, Member, RaftStatus, ReadTimes, SlowRead, WatchSent, Work};
 use api::services::Passwords;
 use apply::{ApplyError, Reply, Shared};
 use backend::Backend;
@@ -155,6 +155,32 @@ impl Member for Node {
             ClientCall::Stream => "stream",
         };
         self.metrics().client_requests.with([version, kind]).inc();
+    }
+
+    async fn defragment(&self) -> Result<(), Error> {
+        crate::defragment::on_request(self.clone()).await
+    }
+
+    fn serving(&self) -> tokio::sync::watch::Receiver<bool> {
+        self.parts().serving.subscribe()
+    }
+
+    fn count_work(&self, work: Work, took: Duration) {
+        let metrics = self.metrics();
+        let histogram = match work {
+            Work::Hash => &metrics.hash_duration,
+            Work::HashRevision => &metrics.hash_rev_duration,
+            Work::Snapshot => &metrics.backend_snapshot_duration,
+        };
+        histogram.observe(took);
+    }
+
+    fn count_sent(&self, sent: &WatchSent, took: Duration) {
+        self.metrics().watch_sent(sent, took);
+    }
+
+    fn count_broken_stream(&self, api: &'static str) {
+        self.metrics().stream_failures.with([api, "receive"]).inc();
     }
 
     fn count_read(&self, times: &ReadTimes) {

@@ -108,6 +108,16 @@ impl Node {
     /// # Errors
     /// It does not, or the learner may not vote yet.
     pub async fn promote_as_leader(&self, id: MemberId) -> Result<(), Error> {
+        let promoted = self.try_to_promote(id).await;
+        match &promoted {
+            Ok(()) => self.metrics().learner_promote_successes.inc(),
+            Err(Error::NotLeader) => {}
+            Err(error) => self.metrics().learner_promote_failures.with([&error.to_string()]).inc(),
+        }
+        promoted
+    }
+
+    async fn try_to_promote(&self, id: MemberId) -> Result<(), Error> {
         let status = self.raft_status().await?;
         if status.soft_state.leader != self.id().0 {
             return Err(Error::NotLeader);

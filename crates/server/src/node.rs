@@ -29,6 +29,12 @@ use crate::reads::{self, Reads, Unconfirmed};
 /// Committed entries that may wait for being applied before writes are refused.
 const MAX_COMMIT_APPLY_GAP: u64 = 5000;
 
+/// Whether one more proposal is taken while so many entries wait for being applied. What has priority, the end
+/// of a lease, frees memory and locks: it may wait in a queue twice as long.
+fn is_admitted(gap: u64, has_priority: bool) -> bool {
+    gap <= if has_priority { 2 * MAX_COMMIT_APPLY_GAP } else { MAX_COMMIT_APPLY_GAP }
+}
+
 /// A running member. Clones share it.
 #[derive(Clone)]
 pub struct Node {
@@ -85,6 +91,14 @@ pub struct Inner {
     pub strict_reconfig_check: bool,
     /// Raised when the member stops.
     pub stopping: watch::Sender<bool>,
+    /// What the health service says.
+    pub serving: watch::Sender<bool>,
+    /// Whether it says no during a defragmentation: the gate `StopGRPCServiceOnDefrag`.
+    pub stop_serving_on_defrag: bool,
+    /// Whether revocations of leases have priority: the gate `PriorityRequest`.
+    pub priority_requests: bool,
+    /// The file of the backend.
+    pub db_path: std::path::PathBuf,
 }
 
 /// Why a request failed.
@@ -139,6 +153,22 @@ impl From<Unanswered> for Error {
     }
 }
 
+/// Counts a proposal as long as somebody waits for it, also if he leaves before it is answered.
+struct Pending<'m>(&'m Metrics);
+
+impl<'m> Pending<'m> {
+    fn new(metrics: &'m Metrics) -> Self {
+        metrics.proposal_pending(1);
+        Self(metrics)
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.proposal_pending(-1);
+    }
+}
+
 /// A request ready for the log.
 struct Encoded {
     id: RequestId,
@@ -167,8 +197,11 @@ impl Node {
     ) -> impl Future<Output = Result<Reply, Error>> + use<> {
         let progress = &self.inner.progress;
         let gap = progress.commit.load(Acquire).saturating_sub(progress.applied.load(Acquire));
-        let encoded =
-            if gap > MAX_COMMIT_APPLY_GAP { Err(Error::TooManyRequests) } else { self.encode(request) };
+        let has_priority = self.inner.priority_requests && request.lease_revoke.is_some();
+        let encoded = match is_admitted(gap, has_priority) {
+            true => self.encode(request),
+            false => Err(Error::TooManyRequests),
+        };
         self.clone().wait_for_answer(encoded)
     }
 
@@ -243,9 +276,9 @@ impl Node {
     async fn wait_for_answer(self, encoded: Result<Encoded, Error>) -> Result<Reply, Error> {
         let Encoded { id, payload, kind } = encoded?;
         let start = Instant::now();
-        self.inner.metrics.proposal_pending(1);
+        let pending = Pending::new(&self.inner.metrics);
         let result = lanes::propose(id, payload, start, self.inner.request_timeout).await;
-        self.inner.metrics.proposal_pending(-1);
+        drop(pending);
         match result {
             Ok((answer, took)) => {
                 self.inner.metrics.request(kind, answer.result.is_ok(), took);
@@ -391,5 +424,16 @@ impl Node {
     /// Ports of answers.
     pub fn lanes(&self) -> &Lanes {
         &self.inner.lanes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_admitted;
+
+    #[test]
+    fn proposals_are_taken_up_to_a_gap() {
+        assert!(is_admitted(5000, false) && !is_admitted(5001, false));
+        assert!(is_admitted(10_000, true) && !is_admitted(10_001, true));
     }
 }

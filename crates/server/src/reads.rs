@@ -83,6 +83,10 @@ struct State {
     joining: Waiters,
     round: Option<(u64, Waiters)>,
     confirmed: Vec<(u64, Waiters)>,
+    /// The round that waited for its answer when it was looked last.
+    waited: Option<u64>,
+    /// Rounds that waited too long, each time that was seen.
+    slow: u64,
 }
 
 impl State {
@@ -101,7 +105,14 @@ impl Reads {
     /// number alone, so no two members, and no two lives of one, may use the same.
     pub fn new(member: MemberId, started_unix_ms: u64) -> Self {
         let last_context = (member.0 & 0xffff) << 48 | (started_unix_ms & 0xff_ffff_ffff) << 8;
-        let state = State { last_context, joining: Vec::new(), round: None, confirmed: Vec::new() };
+        let state = State {
+            last_context,
+            joining: Vec::new(),
+            round: None,
+            confirmed: Vec::new(),
+            waited: None,
+            slow: 0,
+        };
         Self { state: Mutex::new(state), waits_for_apply: AtomicBool::new(false) }
     }
 
@@ -138,6 +149,21 @@ impl Reads {
         fence(SeqCst);
         self.release(&mut state, progress.applied.load(Acquire));
         receiver
+    }
+
+    /// Called each retry interval: a round that had no answer the last time and has none now is slow.
+    pub fn count_slow(&self) {
+        let mut state = self.state.lock();
+        let waits = state.round.as_ref().map(|(context, _)| *context);
+        if waits.is_some() && waits == state.waited {
+            state.slow += 1;
+        }
+        state.waited = waits;
+    }
+
+    /// How often a round was slow.
+    pub fn slow(&self) -> u64 {
+        self.state.lock().slow
     }
 
     /// The round without an answer, if there is one that somebody still waits for.

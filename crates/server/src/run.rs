@@ -17,7 +17,9 @@ use crate::config::duration::GoDuration;
 use crate::config::gates::Gate;
 use crate::config::url::Url;
 use crate::config::{Config, startup};
-use crate::listeners::{Listeners, RESERVED_DESCRIPTORS};
+use crate::discovery;
+use crate::discovery::names::NamesError;
+use crate::listeners::{self, Listeners};
 use crate::log;
 use crate::notes;
 use crate::otlp::Tracer;
@@ -28,6 +30,9 @@ use crate::start::{self, Running, StartError};
 /// Time between two checkpoints of a long lease.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5 * 60);
 
+/// The record of a start that failed in the registry of discovery, whatever the reason.
+pub const TOKEN_USED: &str = "failed to bootstrap; discovery token was already used";
+
 /// Why a member does not start or ends by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -35,24 +40,29 @@ pub enum RunError {
     #[error(transparent)]
     Start(#[from] StartError),
     /// An address could not be bound.
-    #[error("listen tcp {address}: {source}")]
+    #[error("listen {network} {address}: bind: {}", log::reason(source))]
     Listen {
+        /// `tcp` or `unix`.
+        network: &'static str,
         /// What was to be bound.
         address: String,
         /// Why not.
         source: std::io::Error,
     },
     /// Too few descriptors.
-    #[error(
-        "file descriptor limit of etcd process is too low; please set higher (limit {limit}, recommended {RESERVED_DESCRIPTORS} and one for each client)"
-    )]
+    #[error("file descriptor limit of etcd process is too low; please set higher")]
     Descriptors {
         /// The limit.
         limit: u64,
+        /// What the member needs for itself; there have to be more.
+        recommended: u64,
     },
     /// Its TLS.
     #[error(transparent)]
     Security(#[from] SecurityError),
+    /// The DNS does not say who the first members are.
+    #[error(transparent)]
+    Names(#[from] NamesError),
     /// The same address twice, for different things.
     #[error("cannot bind both --listen-client-urls and --listen-client-http-urls on the same url {0}")]
     SameUrl(String),
@@ -66,6 +76,7 @@ impl RunError {
     pub fn record(&self) -> &'static str {
         match self {
             Self::Security(error) => error.record(),
+            Self::Start(StartError::Discovery(_)) => TOKEN_USED,
             _ => "discovery failed",
         }
     }
@@ -90,6 +101,8 @@ pub fn start(config: &Config, ended: impl FnOnce(String) + Send + 'static) -> Re
         .enable_all()
         .build()
         .map_err(|source| RunError::Start(StartError::Thread(source)))?;
+    let discovered = discovery::begin(config)?;
+    let config = discovered.as_ref().unwrap_or(config);
     let security = Security::new(config)?;
     let peer_security = security.of_peers()?;
     let mut listeners = Listeners::bind(config)?;
@@ -188,6 +201,7 @@ impl Serving {
         }
         runtime.block_on(running.node.leave_leadership());
         running.stop();
+        listeners::remove_sockets(&config);
         log::info!("closed etcd server", "name" => &config.name, "data-dir" => &config.data_dir);
     }
 }
@@ -216,6 +230,9 @@ fn options(config: &Config) -> Result<start::Options, RunError> {
             checkpoint_interval: checkpoints.then_some(CHECKPOINT_INTERVAL),
             force_new_cluster: config.force_new_cluster,
             no_sync: config.unsafe_no_fsync,
+            lock_memory: config.memory_mlock,
+            defragment_from_bytes: Some(config.bootstrap_defrag_threshold_megabytes.saturating_mul(1 << 20))
+                .filter(|bytes| *bytes > 0),
             wal_segment_bytes: wal::SEGMENT_BYTES,
             seed: OsRandom.next_u64(),
             tokens: auth_token::token_options(
@@ -225,12 +242,15 @@ fn options(config: &Config) -> Result<start::Options, RunError> {
             .map_err(|error| RunError::Fatal(error.to_string()))?,
             bcrypt_cost: bcrypt_cost(config.bcrypt_cost),
         },
+        initial_election_tick_advance: config.initial_election_tick_advance,
+        local_address: local_address(config),
         raft_read_timeout: config.raft_read_timeout.to_std(),
         raft_write_timeout: config.raft_write_timeout.to_std(),
         strict_reconfig_check: config.strict_reconfig_check,
         client_cert_auth: config.client_tls.client_cert_auth,
         auth_recovery: config.auth_token.is_empty() && config.auth_recovery == "on",
         join_existing: !config.is_new_cluster(),
+        discovery: Some(config.discovery.clone()).filter(|discovery| !discovery.endpoints.is_empty()),
         advertise_client_urls: texts(&config.advertise_client_urls),
         workers: 0,
         max_request_bytes: usize::try_from(config.max_request_bytes).unwrap_or(usize::MAX),
@@ -250,6 +270,32 @@ fn options(config: &Config) -> Result<start::Options, RunError> {
             .filter(|_| config.feature_gates.enabled(Gate::CompactHashCheck)),
         downgrade_check_interval: interval(config.downgrade_check_time),
     })
+}
+
+/// The gate `SetMemberLocalAddr`: connections to peers come from the first advertised address that
+/// others can reach.
+fn local_address(config: &Config) -> Option<std::net::IpAddr> {
+    if !config.feature_gates.enabled(Gate::SetMemberLocalAddr) {
+        return None;
+    }
+    let urls = &config.advertise_peer_urls;
+    log::info!("searching for a suitable member local address in AdvertisePeerURLs",
+        "advertise-peer-urls" => urls);
+    let found = reachable_address(urls);
+    match found {
+        Some(address) => log::info!("setting member local address", "LocalAddr" => address.to_string()),
+        None => log::warn!(
+            "unable to set a member local address due to lack of suitable local addresses",
+            "advertise-peer-urls" => urls
+        ),
+    }
+    found
+}
+
+/// The first address among these URLs that means this machine to others.
+fn reachable_address(urls: &[Url]) -> Option<std::net::IpAddr> {
+    let mut addresses = urls.iter().filter_map(|url| url.hostname().parse::<std::net::IpAddr>().ok());
+    addresses.find(|address| !address.is_loopback() && !address.is_unspecified())
 }
 
 /// The cost of hashing passwords; one that cannot be used is replaced, as upstream does.
@@ -280,4 +326,44 @@ fn retention(config: &Config) -> Result<Option<Retention>, RunError> {
         (revisions, "revision") => Some(Retention::Revisions(revisions)),
         _ => Some(Retention::Period(kept.to_std())),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_source_of_peer_connections_is_chosen() {
+        let urls =
+            |hosts: &[&str]| hosts.iter().map(|host| Url::from_parts("http", host)).collect::<Vec<_>>();
+        let chosen = |hosts: &[&str]| reachable_address(&urls(hosts)).map(|address| address.to_string());
+        assert_eq!(chosen(&["localhost:2380", "127.0.0.1:2380", "0.0.0.0:2380", "[::1]:2380"]), None);
+        assert_eq!(
+            chosen(&["localhost:2380", "10.0.0.7:2380", "10.0.0.8:2380"]).as_deref(),
+            Some("10.0.0.7")
+        );
+        assert_eq!(chosen(&["[fd00::7]:2380"]).as_deref(), Some("fd00::7"));
+    }
+
+    #[test]
+    fn intervals_are_upstreams() {
+        let seconds = Duration::from_secs;
+        let config = Config::default();
+        assert_eq!((config.batch_interval(), config.batch_limit()), (Duration::from_millis(100), 10_000));
+        assert_eq!(config.downgrade_check_time.to_std(), seconds(5));
+        assert_eq!(config.compact_hash_check_time.to_std(), seconds(60));
+        assert_eq!(config.progress_interval(), seconds(600));
+        assert_eq!(config.request_timeout(), seconds(7));
+        assert_eq!(crate::versions::VERSION_INTERVAL, seconds(4));
+        assert_eq!(crate::duties::LEASE_INTERVAL, Duration::from_millis(500));
+        assert_eq!(crate::duties::DESCRIPTOR_INTERVAL, seconds(600));
+        assert_eq!(crate::start::PURGE_INTERVAL, seconds(30));
+        assert_eq!(crate::driver::raft_thread::READ_INDEX_RETRY, Duration::from_millis(500));
+        assert_eq!(CHECKPOINT_INTERVAL, seconds(300));
+        assert!(
+            retention(&config).is_ok_and(|kept| kept.is_none()),
+            "nothing is compacted or rewritten by itself"
+        );
+        assert!(options(&config).is_ok_and(|options| options.bootstrap.defragment_from_bytes.is_none()));
+    }
 }

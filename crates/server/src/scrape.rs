@@ -16,6 +16,13 @@ pub fn metrics(node: &Node, calls: &api::grpc::Metrics, health: &HealthCounters)
     let metrics = node.metrics();
     refresh(node, metrics);
     refresh_health(health, metrics);
+    let (received, sent) = calls.bytes();
+    metrics.client_received_bytes.set(received);
+    metrics.client_sent_bytes.set(sent);
+    for saved in node.parts().transport.metrics().take_saved() {
+        metrics.snap_db_save_duration.observe(saved.total);
+        metrics.snap_db_fsync_duration.observe(saved.sync);
+    }
     let counts = calls.snapshot();
     let times: Vec<Option<Histogram>> = counts.iter().map(|counts| counts.handling.map(histogram)).collect();
     let methods: Vec<MethodCounts<'_>> =
@@ -53,7 +60,9 @@ fn refresh(node: &Node, metrics: &Metrics) {
     let leader = progress.leader().0 != 0;
     metrics.has_leader.set(i64::from(leader));
     metrics.is_leader.set(i64::from(progress.is_leader()));
+    metrics.is_learner.set(i64::from(progress.is_learner.load(Relaxed)));
     metrics.leader_changes_seen.set(progress.leader_changes());
+    metrics.slow_read_indexes.set(parts.reads.slow());
     let watch = parts.hub.stats();
     metrics.watchers.set_count(watch.watchers as u64);
     metrics.slow_watchers.set_count(watch.slow_watchers as u64);

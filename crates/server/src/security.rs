@@ -71,6 +71,8 @@ pub struct Security {
     client: Option<Settings>,
     peer: Settings,
     peer_acceptor: Option<Acceptor>,
+    /// The name that all peers have to show; empty for that of each URL.
+    peer_server_name: String,
 }
 
 impl Security {
@@ -132,7 +134,12 @@ impl Security {
             None => settings(config.client_tls.clone()),
         };
         check_client_urls(config, &client)?;
-        let security = Self { client: Some(client).filter(|client| !client.is_empty()), peer, peer_acceptor };
+        let security = Self {
+            client: Some(client).filter(|client| !client.is_empty()),
+            peer,
+            peer_acceptor,
+            peer_server_name: config.peer_server_name.clone(),
+        };
         if security.client.is_some() {
             security.client_acceptor(true)?;
         }
@@ -189,6 +196,7 @@ impl Security {
         let peers = Peers {
             acceptor: self.peer_acceptor.clone(),
             settings: self.peer.clone(),
+            server_name: self.peer_server_name.clone(),
             connector: OnceLock::new(),
         };
         if self.peer != Settings::default() && !(self.peer.is_empty() && self.peer.trusted_ca_file.is_empty())
@@ -271,7 +279,7 @@ fn check_client_urls(config: &Config, client: &Settings) -> Result<(), SecurityE
     }
 }
 
-fn report() -> Report {
+pub(crate) fn report() -> Report {
     Arc::new(|warning| {
         let fields: Vec<log::Field<'_>> =
             warning.fields.iter().map(|(name, value)| (*name, value.as_str().into())).collect();
@@ -296,6 +304,7 @@ fn log_rejected(text: &str, remote: &str, rejected: &Rejected) {
 struct Peers {
     acceptor: Option<Acceptor>,
     settings: Settings,
+    server_name: String,
     /// Made when it is needed: without files of our own it reads the CAs of the system.
     connector: OnceLock<Result<Connector, tls::SetupError>>,
 }
@@ -331,6 +340,7 @@ impl peer::net::Security for Peers {
 
     fn connect(&self, io: BoxIo, host: String) -> BoxFuture<'static, io::Result<BoxIo>> {
         let connector = self.connector.get_or_init(|| self.connect_by()).clone();
+        let host = if self.server_name.is_empty() { host } else { self.server_name.clone() };
         async move {
             let connector = connector.map_err(io::Error::other)?;
             Ok(Box::new(connector.connect(io, &host).await?) as BoxIo)

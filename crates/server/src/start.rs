@@ -25,8 +25,9 @@ use types::{MemberId, Snapshot};
 
 use crate::bootstrap::{self, Existing, Parts};
 use crate::compactor::Retention;
-use crate::config::gates::FeatureGates;
+use crate::config::gates::{FeatureGates, Gate};
 use crate::corruption::{self, Asker};
+use crate::discovery::registry::DiscoveryError;
 use crate::driver::Input;
 use crate::driver::apply_thread::{ApplyThread, ApplyWork};
 use crate::driver::log_thread::{LogThread, LogWork, LogWriter};
@@ -34,7 +35,7 @@ use crate::driver::raft_thread::RaftThread;
 use crate::driver::store_threads::{BackendSignal, CompactionThread, CompactionWork, run_snapshots};
 use crate::duties;
 use crate::fatal::Fatal;
-use crate::join::ask_cluster;
+use crate::join::{ask_cluster, discover};
 use crate::lanes::{self, Answers, LANE_COUNT, Lanes};
 use crate::log;
 use crate::mailbox::{Sender, mailbox};
@@ -49,7 +50,7 @@ use crate::versions;
 /// entries each, so they gain less from the zeros than writing them would cost.
 const PREPARE_PAUSE: Duration = Duration::from_millis(32);
 /// How often old files are looked for.
-const PURGE_INTERVAL: Duration = Duration::from_secs(30);
+pub(crate) const PURGE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How to run a member.
 #[derive(Clone, Debug)]
@@ -58,6 +59,12 @@ pub struct Options {
     pub bootstrap: bootstrap::Options,
     /// `--initial-cluster-state existing`.
     pub join_existing: bool,
+    /// The registry in which a new cluster finds its members.
+    pub discovery: Option<crate::config::Discovery>,
+    /// `--initial-election-tick-advance`.
+    pub initial_election_tick_advance: bool,
+    /// The address that connections to peers come from, if it was chosen.
+    pub local_address: Option<std::net::IpAddr>,
     /// `--raft-read-timeout`.
     pub raft_read_timeout: Duration,
     /// `--raft-write-timeout`.
@@ -154,6 +161,9 @@ pub enum StartError {
     /// The cluster knows this member, but its data is gone.
     #[error("member {0} has already been bootstrapped")]
     AlreadyBootstrapped(MemberId),
+    /// The registry of discovery.
+    #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
     /// The cluster to join runs another version.
     #[error("incompatible with current running cluster")]
     Incompatible,
@@ -177,16 +187,21 @@ pub fn start(
     listeners: Vec<Listener>,
     security: Option<Arc<dyn peer::net::Security>>,
 ) -> Result<Running, StartError> {
+    let mut options = options.clone();
     let setup = &options.bootstrap;
-    let dialer = Dialer::new(setup.election_timeout() + Duration::from_secs(1), security);
+    let dialer = Dialer::new(setup.election_timeout() + Duration::from_secs(1), security)
+        .from_address(options.local_address);
     let client = Client::new(dialer.clone(), peers::log_lines());
     let is_restart = wal::exists(&*disk, &setup.wal_dir()).map_err(bootstrap::Error::from)?;
-    let existing = ask_cluster(&*disk, options, &client)?;
+    let existing = ask_cluster(&*disk, &options, &client)?;
+    if let Some(found) = discover(&options, is_restart)? {
+        options.bootstrap.initial_cluster = found.to_string();
+    }
+    let options = &options;
     let lock_wait = Arc::new(|| {
         log::info!("db file is flocked by another process, or taking too long");
     });
-    let parts =
-        bootstrap::bootstrap(disk.clone(), &*clock, &options.bootstrap, existing.as_ref(), lock_wait)?;
+    let parts = bootstrap::bootstrap(disk.clone(), &clock, &options.bootstrap, existing.as_ref(), lock_wait)?;
     if is_restart && options.initial_corrupt_check {
         compare_data(options, &parts, &client)?;
     }
@@ -359,6 +374,7 @@ impl<'a> Assembly<'a> {
             inbox,
             reads: reads.clone(),
             progress: progress.clone(),
+            metrics: metrics.clone(),
             heartbeat: setup.heartbeat,
             fatal: fatal.clone(),
         };
@@ -448,6 +464,10 @@ impl<'a> Assembly<'a> {
             to_raft: to_raft.clone(),
             strict_reconfig_check: options.strict_reconfig_check,
             stopping,
+            serving: watch::Sender::new(true),
+            stop_serving_on_defrag: options.feature_gates.enabled(Gate::StopGrpcServiceOnDefrag),
+            priority_requests: options.feature_gates.enabled(Gate::PriorityRequest),
+            db_path: setup.snap_dir().join("db"),
         });
         peer_side.set_node(Some(node.clone()));
 
@@ -459,6 +479,9 @@ impl<'a> Assembly<'a> {
         let duties_node = node.clone();
         let duties_fatal = fatal.clone();
         workers.spawn_on(0, move || duties::run(duties_node, duty_queue, published, duties_fatal));
+        let starting = node.clone();
+        let (wanted, ticks) = (options.initial_election_tick_advance, setup.election_ticks);
+        workers.spawn_on(0, move || duties::advance_first_election(starting, wanted, ticks));
         if let Some(retention) = options.auto_compaction {
             let compacting = node.clone();
             workers.spawn_on(0, move || duties::compact(compacting, retention));

@@ -54,6 +54,21 @@ fn content<T>(text: impl Into<String>) -> Result<T, FileError> {
     Err(FileError::Content(text.into()))
 }
 
+/// The common name in the certificate of a file; empty if it has none.
+///
+/// # Errors
+/// The file cannot be read, or holds no certificate.
+pub fn common_name(path: &str) -> Result<String, FileError> {
+    let bytes = read(path)?;
+    let Ok(der) = CertificateDer::from_pem_slice(&bytes) else {
+        return content(format!("{path}: tls: failed to find any PEM data in certificate input"));
+    };
+    match Certificate::parse(&der) {
+        Ok(certificate) => Ok(certificate.common_name),
+        Err(error) => content(format!("{path}: {}", error.reason())),
+    }
+}
+
 /// What tells one state of a file from another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stamp(Option<[i64; 7]>);

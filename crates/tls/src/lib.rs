@@ -38,7 +38,7 @@ pub mod verify;
 
 pub use accept::{Acceptor, Rejected, Shown};
 pub use connect::Connector;
-pub use files::FileError;
+pub use files::{FileError, common_name};
 pub use generate::{GenerateError, Generated, self_signed};
 pub use settings::{Report, Settings, SetupError, Versions, Warning};
 pub use suites::{CipherSuites, SuiteError};

@@ -122,12 +122,22 @@ pub fn decode(file: &[u8]) -> Result<Snapshot, Unusable> {
 
 /// Writes and syncs the file of a snapshot. A file that cannot be written is removed.
 pub fn save(disk: &dyn Disk, dir: &Path, snapshot: &Snapshot) -> Result<PathBuf, Error> {
-    if snapshot.position.index == 0 {
+    save_encoded(disk, dir, snapshot.position, &encode(snapshot))
+}
+
+/// The same with what [`encode`] made of the snapshot.
+pub fn save_encoded(
+    disk: &dyn Disk,
+    dir: &Path,
+    position: LogPosition,
+    content: &[u8],
+) -> Result<PathBuf, Error> {
+    if position.index == 0 {
         return Err(Error::Empty);
     }
-    let path = dir.join(file_name(snapshot.position));
+    let path = dir.join(file_name(position));
     let file = at(disk.open(&path, OpenMode::Truncate(0o666)), "create", &path)?;
-    let written = file.write_at(&encode(snapshot), 0).and_then(|()| file.sync_all());
+    let written = file.write_at(content, 0).and_then(|()| file.sync_all());
     if let Err(source) = written {
         let _ = disk.remove_file(&path);
         return Err(Error::Io { action: "write", path, source });

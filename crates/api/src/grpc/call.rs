@@ -20,11 +20,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http2::server::Request;
-use http2::{Body, Field, Head, Reason, Sender};
+use http2::{Field, Head};
 use prost::Message;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::connection::Shared;
+use super::inner::{InnerCall, Sink, Source};
 use super::message::{Accept, MessageReader, Pieces, Reply, decode};
 use super::metadata::{CallContext, parse_timeout};
 use super::metrics::{MethodId, Shard};
@@ -39,8 +40,8 @@ fn response_head(http_status: u16) -> Head {
 /// The heads of every good answer. Each connection remembers how it writes them.
 #[derive(Clone, Debug)]
 pub(crate) struct Heads {
-    response: Rc<Head>,
-    ok: Rc<Head>,
+    pub(crate) response: Rc<Head>,
+    pub(crate) ok: Rc<Head>,
 }
 
 impl Heads {
@@ -52,8 +53,8 @@ impl Heads {
 /// A call whose headers were accepted and whose handler is not chosen yet.
 pub struct Call {
     context: CallContext,
-    body: Body,
-    respond: Sender,
+    body: Source,
+    respond: Sink,
     gzip: bool,
     shared: Rc<Shared>,
 }
@@ -62,6 +63,7 @@ impl Call {
     /// Checks the headers. A call that is refused has been answered already.
     pub(crate) fn accept(request: Request, shared: &Rc<Shared>) -> Option<Self> {
         let Request { head, body, respond } = request;
+        let (body, respond) = (Source::Http2(body), Sink::Http2(respond));
         match check_head(&head) {
             Ok((deadline, gzip)) => Some(Self {
                 context: CallContext { headers: head, deadline, peer: shared.peer.clone() },
@@ -75,6 +77,12 @@ impl Call {
                 None
             }
         }
+    }
+
+    /// A call that begins inside the server.
+    pub(crate) fn inner(context: CallContext, shared: &Rc<Shared>) -> (Self, InnerCall) {
+        let (body, respond, inner) = InnerCall::open();
+        (Self { context, body, respond, gzip: false, shared: shared.clone() }, inner)
     }
 
     /// The path, `/<package>.<Service>/<Method>`.
@@ -133,7 +141,7 @@ impl Call {
         Res: Reply + 'static,
         H: AsyncFnOnce(Req, CallContext) -> Result<Res, Status> + 'static,
     {
-        let Self { context, body, mut respond, gzip, shared, .. } = self;
+        let Self { context, body, mut respond, gzip, shared } = self;
         let running = Running::start(&shared, method, true);
         let watched = Watched::begin(shared.observation.as_ref(), &context);
         let accept = Accept { max_bytes: shared.max_receive_bytes, gzip };
@@ -144,6 +152,7 @@ impl Call {
             let mut work = pin!(async {
                 let message = read_only_message(body, accept).await?;
                 running.metrics().received(method);
+                running.metrics().bytes_received(message.len());
                 if let Some(watched) = &watched {
                     watched.keep(&message);
                 }
@@ -159,7 +168,7 @@ impl Call {
                 if timer.poll_expired(cx) {
                     return Poll::Ready(Some(Err(Status::deadline_exceeded())));
                 }
-                if CANCELABLE && respond.poll_reset(cx).is_ready() {
+                if CANCELABLE && respond.poll_gone(cx).is_ready() {
                     return Poll::Ready(None);
                 }
                 Poll::Pending
@@ -178,11 +187,16 @@ impl Call {
         running.metrics().sent(method);
         match outcome {
             Ok(pieces) => {
+                let bytes = match &pieces {
+                    Pieces::Whole(frame) => frame.len(),
+                    Pieces::Several(pieces) => pieces.iter().map(Bytes::len).sum(),
+                };
+                running.metrics().frames_sent(bytes, 1);
                 let pieces = match pieces {
                     Pieces::Whole(frame) if frame.len() <= TURN_BYTES => {
                         // The message waits in the stream for its window if it must: it is in
                         // memory anyway.
-                        let _ = respond.send_all(&shared.heads.response, frame, &shared.heads.ok);
+                        respond.send_all(&shared.heads, frame);
                         return running.end(Code::Ok);
                     }
                     Pieces::Whole(frame) => vec![frame],
@@ -220,6 +234,7 @@ impl Call {
                     None => return Err(Status::new(Code::Internal, "unexpected EOF")),
                 };
                 requests.shared.metrics.received(method);
+                requests.shared.metrics.bytes_received(message.len());
                 drop(requests);
                 handler(decode(message)?, context, responses).await
             },
@@ -242,7 +257,7 @@ impl Call {
     where
         H: AsyncFnOnce(RawRequests, CallContext, &mut Responses) -> Result<(), Status> + 'static,
     {
-        let Self { context, body, respond, gzip, shared, .. } = self;
+        let Self { context, body, respond, gzip, shared } = self;
         tokio::task::spawn_local(async move {
             let running = Running::start(&shared, method, false);
             let watched = Watched::begin(shared.observation.as_ref(), &context);
@@ -316,7 +331,7 @@ fn is_grpc_content_type(content_type: &[u8]) -> bool {
 }
 
 /// Reads the message of a call that has exactly one.
-async fn read_only_message(body: Body, accept: Accept) -> Result<Bytes, Status> {
+async fn read_only_message(body: Source, accept: Accept) -> Result<Bytes, Status> {
     match MessageReader::new(body, accept).next().await {
         Some(message) => message,
         None => Err(Status::new(Code::Internal, "unexpected EOF")),
@@ -324,8 +339,8 @@ async fn read_only_message(body: Body, accept: Accept) -> Result<Bytes, Status> 
 }
 
 /// A "trailers-only" answer. Errors mean that the caller has gone: nobody is left to tell.
-fn send_headers_only(mut respond: Sender, http_status: u16, status: &Status) {
-    let _ = respond.send_head(&Rc::new(status.add_to(response_head(http_status))), true);
+fn send_headers_only(respond: Sink, http_status: u16, status: &Status) {
+    respond.refuse(response_head(http_status), status);
 }
 
 /// Bytes of a reply that are handed to the connection at once.
@@ -418,14 +433,17 @@ impl<Req: Message + Default> Requests<Req> {
         let message = ready!(self.raw.reader.poll_next(cx));
         // As upstream's counters do, the read that finds the end counts as well.
         self.raw.shared.metrics.received(self.method);
+        if let Some(Ok(message)) = &message {
+            self.raw.shared.metrics.bytes_received(message.len());
+        }
         Poll::Ready(message.map(|message| decode(message?)))
     }
 }
 
 enum State {
     /// Nothing sent yet: an early failure becomes a trailers-only answer.
-    Fresh(Sender),
-    Streaming(Sender),
+    Fresh(Sink),
+    Streaming(Sink),
     /// The caller has gone.
     Gone,
 }
@@ -447,6 +465,7 @@ impl Responses {
 
     /// Sends `count` messages that are framed already, one behind the other.
     pub async fn send_frames(&mut self, mut frames: Bytes, count: u64) -> Result<(), Status> {
+        let whole = frames.len();
         let stream = self.stream()?;
         let mut sent = 0;
         while !frames.is_empty() {
@@ -456,7 +475,7 @@ impl Responses {
             };
             let part = frames.split_to(room.min(frames.len()).min(TURN_BYTES));
             sent += part.len();
-            if stream.send_data(part, false).is_err() {
+            if stream.send_data(part).is_err() {
                 self.state = State::Gone;
                 return Err(Status::canceled());
             }
@@ -468,6 +487,10 @@ impl Responses {
             }
         }
         self.shared.metrics.sent_many(self.method, count);
+        if count > 0 {
+            // Without messages of their own they are pieces of one that is counted already.
+            self.shared.metrics.frames_sent(whole, count);
+        }
         Ok(())
     }
 
@@ -479,14 +502,14 @@ impl Responses {
     /// Whether the caller has taken the call back; registers the task to hear of it.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.state {
-            State::Fresh(stream) | State::Streaming(stream) => stream.poll_reset(cx).map(|_| ()),
+            State::Fresh(stream) | State::Streaming(stream) => stream.poll_gone(cx),
             State::Gone => Poll::Ready(()),
         }
     }
 
-    fn stream(&mut self) -> Result<&mut Sender, Status> {
+    fn stream(&mut self) -> Result<&mut Sink, Status> {
         self.state = match std::mem::replace(&mut self.state, State::Gone) {
-            State::Fresh(mut stream) => match stream.send_head(&self.shared.heads.response, false) {
+            State::Fresh(mut stream) => match stream.send_head(&self.shared.heads) {
                 Ok(()) => State::Streaming(stream),
                 Err(_) => State::Gone,
             },
@@ -506,15 +529,7 @@ impl Responses {
         }
         match (self.state, outcome) {
             (State::Fresh(respond), Err(status)) => send_headers_only(respond, 200, &status),
-            (State::Streaming(mut stream), outcome) => {
-                let sent = match outcome {
-                    Ok(()) => stream.send_trailers(&self.shared.heads.ok),
-                    Err(status) => stream.send_trailers(&Rc::new(status.add_to(Head::trailers()))),
-                };
-                if sent.is_err() {
-                    stream.reset(Reason::CANCEL);
-                }
-            }
+            (State::Streaming(stream), outcome) => stream.finish(&self.shared.heads, outcome),
             _ => {}
         }
         code

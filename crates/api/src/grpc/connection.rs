@@ -28,6 +28,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 
 use super::call::{Call, Heads};
+use super::caller::{Caller, Takeover};
 use super::keepalive::{Keepalive, PingPolicy};
 use super::lifecycle::{Phase, Ticket};
 use super::metadata::Peer;
@@ -56,6 +57,30 @@ pub(crate) struct Shared {
     pub(crate) observation: Option<Observation>,
     /// Unary calls whose handlers run: what a stopping connection waits for.
     pub(crate) unary_in_flight: Cell<usize>,
+    /// Notified when the connection begins to stop: streams over HTTP/1 end then.
+    pub(crate) stopping: Stopping,
+}
+
+/// Whether a connection has begun to stop.
+#[derive(Debug, Default)]
+pub(crate) struct Stopping {
+    begun: Cell<bool>,
+    changed: tokio::sync::Notify,
+}
+
+impl Stopping {
+    fn begin(&self) {
+        self.begun.set(true);
+        self.changed.notify_waiters();
+    }
+
+    pub(crate) async fn begun(&self) {
+        let mut changed = pin!(self.changed.notified());
+        changed.as_mut().enable();
+        if !self.begun.get() {
+            changed.await;
+        }
+    }
 }
 
 /// Serves a connection to its end. Errors of the connection end it and are nobody's business.
@@ -67,26 +92,27 @@ pub(crate) async fn serve_connection<IO, S>(
     metrics: Arc<Shard>,
     ticket: Ticket,
 ) where
-    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service,
 {
     let sniffed = ticket.unless_ended(timeout(FIRST_BYTES_TIMEOUT, sniff(&mut io))).await;
     let Some(Ok(Ok((protocol, first_bytes)))) = sniffed else { return };
+    let shared = Rc::new(Shared {
+        max_receive_bytes: options.max_receive_bytes,
+        peer: Rc::new(peer),
+        metrics,
+        heads: Heads::new(),
+        observation: options.observation.clone(),
+        unary_in_flight: Cell::new(0),
+        stopping: Stopping::default(),
+    });
     match protocol {
         // As upstream has it: in plain text HTTP/2 is gRPC, encrypted it carries everything.
-        Protocol::Http2 if options.protocols != Protocols::Http || peer.secure => {
-            let shared = Rc::new(Shared {
-                max_receive_bytes: options.max_receive_bytes,
-                peer: Rc::new(peer),
-                metrics,
-                heads: Heads::new(),
-                observation: options.observation.clone(),
-                unary_in_flight: Cell::new(0),
-            });
+        Protocol::Http2 if options.protocols != Protocols::Http || shared.peer.secure => {
             serve_http2(io, &first_bytes, service, options, shared, ticket).await;
         }
         Protocol::Http1 if options.protocols != Protocols::Grpc => {
-            serve_http1(Replay { first_bytes, io }, Rc::new(peer), service, ticket).await;
+            serve_http1(Replay { first_bytes, io }, shared, service, ticket).await;
         }
         _ => {}
     }
@@ -198,8 +224,8 @@ async fn serve_http2<IO, S>(
                         Protocols::Both if !shared.peer.secure || web::is_grpc(&request.head) => {}
                         Protocols::Grpc => {}
                         _ => {
-                            let (service, peer) = (service.clone(), shared.peer.clone());
-                            tokio::task::spawn_local(web::answer(request, service, peer));
+                            let (service, caller) = (service.clone(), Caller::new(&shared, None));
+                            tokio::task::spawn_local(web::answer(request, service, caller));
                             continue;
                         }
                     }
@@ -237,23 +263,26 @@ async fn serve_http2<IO, S>(
     .await;
 }
 
-async fn serve_http1<IO, S>(io: IO, peer: Rc<Peer>, service: Rc<S>, ticket: Ticket)
+async fn serve_http1<IO, S>(io: IO, shared: Rc<Shared>, service: Rc<S>, ticket: Ticket)
 where
-    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service,
 {
     let spoke = Rc::new(Cell::new(false));
     let speaks = spoke.clone();
+    let takeover = Takeover::default();
+    let caller = Caller::new(&shared, Some(takeover.clone()));
     let handler = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
         speaks.set(true);
-        let (service, peer) = (service.clone(), peer.clone());
+        let (service, caller) = (service.clone(), caller.clone());
         let request = request.map(RequestBody::Http1);
-        async move { Ok::<_, std::convert::Infallible>(service.http(request, peer).await) }
+        async move { Ok::<_, std::convert::Infallible>(service.http(request, caller).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(FIRST_BYTES_TIMEOUT)
-        .serve_connection(TokioIo::new(io), handler);
+        .serve_connection(TokioIo::new(io), handler)
+        .with_upgrades();
     let mut connection = pin!(connection);
     let mut draining = false;
     poll_fn(|cx| {
@@ -263,6 +292,7 @@ where
         }
         if phase == Phase::Draining && !draining {
             draining = true;
+            shared.stopping.begin();
             connection.as_mut().graceful_shutdown();
         }
         let served = connection.as_mut().poll(cx).map(|_| ());
@@ -272,6 +302,11 @@ where
         served
     })
     .await;
+    // The connection goes on as something else, if the service said so.
+    let next = takeover.take();
+    if let Some(next) = next {
+        ticket.unless_ended(next).await;
+    }
 }
 
 #[cfg(test)]

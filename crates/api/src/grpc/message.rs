@@ -15,9 +15,10 @@ use std::io::Read;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http2::{Body, Broken, Reason};
+use http2::{Broken, Reason};
 use prost::Message;
 
+use super::inner::Source;
 use super::status::{Code, Status};
 
 /// Bytes before each message.
@@ -86,7 +87,7 @@ pub(crate) struct Accept {
 
 /// Cuts the messages out of a request body.
 pub(crate) struct MessageReader {
-    body: Body,
+    body: Source,
     accept: Accept,
     /// Rest of the DATA frame that arrived last.
     chunk: Bytes,
@@ -95,7 +96,7 @@ pub(crate) struct MessageReader {
 }
 
 impl MessageReader {
-    pub(crate) fn new(body: Body, accept: Accept) -> Self {
+    pub(crate) fn new(body: Source, accept: Accept) -> Self {
         Self { body, accept, chunk: Bytes::new(), partial: BytesMut::new() }
     }
 

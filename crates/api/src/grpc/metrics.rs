@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::message::PREFIX_LEN;
 use super::status::Code;
 
 /// Index of a method in the service's table.
@@ -87,6 +88,8 @@ pub struct Handling {
 #[derive(Debug)]
 pub struct Shard {
     cells: Box<[[AtomicU64; CELLS]]>,
+    /// Bytes of messages in and out, all methods together.
+    bytes: [AtomicU64; 2],
     /// One per method, or nothing where times are not counted.
     times: Box<[[AtomicU64; SUM + 1]]>,
 }
@@ -96,6 +99,7 @@ impl Shard {
         let times = if timed { methods } else { 0 };
         Self {
             cells: (0..methods).map(|_| [const { AtomicU64::new(0) }; CELLS]).collect(),
+            bytes: Default::default(),
             times: (0..times).map(|_| [const { AtomicU64::new(0) }; SUM + 1]).collect(),
         }
     }
@@ -118,6 +122,16 @@ impl Shard {
         let Some(cells) = self.cells.get(usize::from(method.0)) else { return };
         // Only this shard's worker writes, so no read-modify-write is needed.
         cells[cell].store(cells[cell].load(Ordering::Relaxed) + count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn bytes_received(&self, count: usize) {
+        self.bytes[0].store(self.bytes[0].load(Ordering::Relaxed) + count as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes of so many framed messages.
+    pub(crate) fn frames_sent(&self, bytes: usize, messages: u64) {
+        let bytes = (bytes as u64).saturating_sub(messages * PREFIX_LEN as u64);
+        self.bytes[1].store(self.bytes[1].load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn started(&self, method: MethodId) {
@@ -182,6 +196,13 @@ impl Metrics {
         let shard = Arc::new(Shard::new(self.methods.len(), self.timed));
         self.shards.lock().push(shard.clone());
         shard
+    }
+
+    /// Bytes of all messages received and sent, without their prefixes.
+    pub fn bytes(&self) -> (u64, u64) {
+        let shards = self.shards.lock();
+        let sum = |way: usize| shards.iter().map(|shard| shard.bytes[way].load(Ordering::Relaxed)).sum();
+        (sum(0), sum(1))
     }
 
     /// The sums over all workers, in the table's order.

@@ -1,7 +1,7 @@
 //! A thin gRPC server on the crate `http2`, and HTTP/1 beside it on the same port.
 //!
 //! Purpose: as little between a socket and a handler as can be. Deliberately absent: middleware,
-//! boxed handlers, reflection, response compression.
+//! boxed handlers, response compression.
 //!
 //! ```text
 //! socket -> [TLS ->] connection (preface? HTTP/2 : HTTP/1)
@@ -9,10 +9,13 @@
 //!                         -> Call::unary | server_stream | bidi: one local task per call
 //!                       with TLS also requests that are not gRPC -> Service::http
 //!             HTTP/1 -> Service::http
+//!             Service::http -> Caller::call -> Service::grpc: calls that begin in here
 //! ```
 
 mod call;
+mod caller;
 mod connection;
+mod inner;
 mod keepalive;
 mod lifecycle;
 mod message;
@@ -32,6 +35,8 @@ use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 
 pub use call::{Call, Requests, Responses};
+pub use caller::Caller;
+pub use inner::{InnerCall, InnerRequests};
 pub use message::{PREFIX_LEN, Pieces, Reply, write_prefix};
 pub use metadata::{CallContext, Peer};
 pub use metrics::{HANDLING_BOUNDS, Handling, MethodCounts, MethodId, MethodInfo, Metrics, Shape};
@@ -59,7 +64,7 @@ pub trait Service: 'static {
     fn http(
         self: Rc<Self>,
         request: Request<RequestBody>,
-        peer: Rc<Peer>,
+        caller: Caller,
     ) -> impl Future<Output = Response<HttpBody>>;
 }
 

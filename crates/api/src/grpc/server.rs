@@ -303,7 +303,7 @@ where
 /// socket that somebody else opened. It cannot be drained; drop the future to end it.
 pub async fn serve_io<IO, S>(io: IO, peer: Peer, service: Rc<S>, options: &Options, metrics: &Metrics)
 where
-    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service,
 {
     let Ok(permit) = Arc::new(Semaphore::new(1)).acquire_owned().await else { return };

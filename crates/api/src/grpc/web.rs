@@ -14,8 +14,7 @@ use http_body_util::BodyExt;
 use http2::{Field, Head, Reason, Sender};
 use hyper::body::{Body, Frame};
 
-use super::metadata::Peer;
-use super::{HttpBody, Service};
+use super::{Caller, HttpBody, Service};
 
 /// What a client sends with a request that is not gRPC.
 pub enum RequestBody {
@@ -53,7 +52,7 @@ pub(crate) fn is_grpc(head: &Head) -> bool {
 const GRPC: &[u8] = b"application/grpc";
 
 /// Has the service answer a request.
-pub(crate) async fn answer<S: Service>(request: http2::server::Request, service: Rc<S>, peer: Rc<Peer>) {
+pub(crate) async fn answer<S: Service>(request: http2::server::Request, service: Rc<S>, caller: Caller) {
     let http2::server::Request { head, body, mut respond } = request;
     let without_body = head.method() == b"HEAD";
     let response = match read_head(&head) {
@@ -62,7 +61,7 @@ pub(crate) async fn answer<S: Service>(request: http2::server::Request, service:
             let taken_back = poll_fn(|cx| respond.poll_reset(cx).map(drop));
             tokio::select! {
                 biased;
-                response = service.http(request, peer) => response,
+                response = service.http(request, caller) => response,
                 () = taken_back => return,
             }
         }

@@ -51,7 +51,7 @@ pub struct AccessControl {
 impl AccessControl {
     /// The refusal of a request for a host name that is not ours. On an encrypted connection any name
     /// will do: the certificate says who we are.
-    pub(super) fn refuse<B>(&self, request: &Request<B>, secure: bool) -> Option<Response<HttpBody>> {
+    pub(crate) fn refuse<B>(&self, request: &Request<B>, secure: bool) -> Option<Response<HttpBody>> {
         let header = request.headers().get(HOST).and_then(|host| host.to_str().ok());
         let host = request.uri().host().or_else(|| header.map(without_port));
         match host {
@@ -76,7 +76,7 @@ impl AccessControl {
     }
 
     /// Adds the CORS headers that the origin of a request gets.
-    pub(super) fn add_cors(&self, request: &HeaderMap, response: &mut HeaderMap) {
+    pub(crate) fn add_cors(&self, request: &HeaderMap, response: &mut HeaderMap) {
         let origin = match &self.origins {
             Allowed::Any => HeaderValue::from_static("*"),
             these => match request.get(ORIGIN) {

@@ -1,6 +1,6 @@
 //! HTTP/1 on the client port: health, version, metrics, and who may ask.
 //!
-//! The JSON gateway is not here yet: `/v3/...` is not found.
+//! `/v3/...` is the JSON gateway's (`crate::json`), if there is one.
 //!
 //! **Source**: etcd `server/etcdserver/api/etcdhttp`, `server/embed/serve.go`.
 
@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
+use types::CompatVersion;
 
 pub use access::{AccessControl, Allowed};
 pub use debug::{DebugPage, DebugPages, DebugRequest};
@@ -44,6 +45,8 @@ pub struct HttpSide {
     pub debug_pages: Option<DebugPages>,
     /// Results of health checks, for metrics; listeners may share them.
     pub health: Arc<HealthCounters>,
+    /// Serve the JSON gateway: `--enable-grpc-gateway`.
+    pub json_gateway: bool,
     /// Serve `/metrics` and the health endpoints and nothing else: `--listen-metrics-urls`.
     pub metrics_and_health_only: bool,
 }
@@ -57,8 +60,24 @@ impl HttpSide {
             debug_vars,
             debug_pages: None,
             health: Arc::default(),
+            json_gateway: true,
             metrics_and_health_only: false,
         }
+    }
+
+    /// The path that a request asks the JSON gateway for, if it does. Paths that have to be cleaned
+    /// first are not among them.
+    pub(crate) fn json_path<B>(&self, request: &Request<B>) -> Option<String> {
+        use gateway::routes::{OLDER_PREFIX, PREFIX};
+        if !self.json_gateway || self.metrics_and_health_only {
+            return None;
+        }
+        let path = request.uri().path();
+        let path = match path.strip_prefix(OLDER_PREFIX) {
+            Some(rest) => format!("{PREFIX}{rest}"),
+            None => path.to_owned(),
+        };
+        (path.starts_with(PREFIX) && clean_path(&path).is_none()).then_some(path)
     }
 
     /// Answers a request.
@@ -81,9 +100,12 @@ impl HttpSide {
     }
 
     async fn route<M: Member, B>(&self, member: &M, request: &Request<B>) -> Response<HttpBody> {
-        let path = request.uri().path();
+        let (path, compat) = (request.uri().path(), member.config().compat);
         if let Some(clean) = clean_path(path) {
-            return redirect(request, &clean);
+            return redirect(request, &clean, compat);
+        }
+        if path == "/v3" && self.json_gateway && !self.metrics_and_health_only {
+            return redirect(request, gateway::routes::PREFIX, compat);
         }
         match path {
             "/metrics" => {
@@ -117,7 +139,7 @@ fn version<M: Member>(member: &M) -> Response<HttpBody> {
     let server = compat.server_version();
     // Versions hold digits, dots and the two words above: nothing to escape.
     let text = match compat {
-        types::CompatVersion::V3_5 => format!(r#"{{"etcdserver":"{server}","etcdcluster":"{cluster}"}}"#),
+        CompatVersion::V3_5 => format!(r#"{{"etcdserver":"{server}","etcdcluster":"{cluster}"}}"#),
         _ => format!(r#"{{"etcdserver":"{server}","etcdcluster":"{cluster}","storage":"{storage}"}}"#),
     };
     typed(StatusCode::OK, HeaderValue::from_static("application/json"), text)
@@ -138,19 +160,34 @@ fn clean_path(path: &str) -> Option<String> {
     (path != clean && path != "*").then_some(clean)
 }
 
-fn redirect<B>(request: &Request<B>, path: &str) -> Response<HttpBody> {
+/// As Go's router does it, whose newer releases keep the method; a page only where one may be shown.
+fn redirect<B>(request: &Request<B>, path: &str, compat: CompatVersion) -> Response<HttpBody> {
     let target = match request.uri().query() {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
     };
-    let mut response = error(StatusCode::MOVED_PERMANENTLY, "Moved Permanently");
-    match HeaderValue::from_str(&target) {
-        Ok(location) => {
-            response.headers_mut().insert(LOCATION, location);
+    let (status, text) = match compat {
+        CompatVersion::V3_5 => (StatusCode::MOVED_PERMANENTLY, "Moved Permanently"),
+        _ => (StatusCode::TEMPORARY_REDIRECT, "Temporary Redirect"),
+    };
+    let Ok(location) = HeaderValue::from_str(&target) else {
+        return error(StatusCode::BAD_REQUEST, "400 Bad Request");
+    };
+    let mut response = match *request.method() {
+        Method::GET | Method::HEAD => {
+            let target = target.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+            let target = target.replace('"', "&#34;").replace('\'', "&#39;");
+            let page = format!("<a href=\"{target}\">{text}</a>.\n\n");
+            typed(status, HeaderValue::from_static("text/html; charset=utf-8"), page)
+        }
+        _ => {
+            let mut response = Response::new(body(""));
+            *response.status_mut() = status;
             response
         }
-        Err(_) => error(StatusCode::BAD_REQUEST, "400 Bad Request"),
-    }
+    };
+    response.headers_mut().insert(LOCATION, location);
+    response
 }
 
 /// The refusal of any method but GET.
@@ -167,7 +204,7 @@ fn not_found() -> Response<HttpBody> {
     error(StatusCode::NOT_FOUND, "404 page not found")
 }
 
-fn body(text: impl Into<Bytes>) -> HttpBody {
+pub(crate) fn body(text: impl Into<Bytes>) -> HttpBody {
     Full::new(text.into()).map_err(|never: Infallible| match never {}).boxed_unsync()
 }
 
@@ -179,7 +216,7 @@ fn typed(status: StatusCode, content_type: HeaderValue, text: impl Into<Bytes>) 
 }
 
 /// An error as Go's `http.Error` writes it: plain text and a newline.
-fn error(status: StatusCode, text: &str) -> Response<HttpBody> {
+pub(crate) fn error(status: StatusCode, text: &str) -> Response<HttpBody> {
     let mut response = typed(status, PLAIN_TEXT, format!("{text}\n"));
     response.headers_mut().insert(NO_SNIFF, HeaderValue::from_static("nosniff"));
     response
@@ -194,6 +231,11 @@ fn query_pairs(query: &str) -> impl Iterator<Item = (String, String)> {
 }
 
 fn unescape(text: &str) -> String {
+    unescape_path(&text.replace('+', " "))
+}
+
+/// The text without escapes. Broken ones stay as they are.
+pub(crate) fn unescape_path(text: &str) -> String {
     let mut plain = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, behind)) = rest.split_first() {
@@ -201,11 +243,7 @@ fn unescape(text: &str) -> String {
             (b'%', [high, low, ..]) => hex(*high).zip(hex(*low)).map(|(high, low)| high << 4 | low),
             _ => None,
         };
-        plain.push(match (byte, escaped) {
-            (_, Some(byte)) => byte,
-            (b'+', None) => b' ',
-            (byte, None) => byte,
-        });
+        plain.push(escaped.unwrap_or(byte));
         rest = if escaped.is_some() { &behind[2..] } else { behind };
     }
     String::from_utf8_lossy(&plain).into_owned()

@@ -152,8 +152,21 @@ pub async fn leader<M: Member>(
     }
 }
 
-/// `Election.Observe`: the leader's value now, each new one, then the next leader's.
+/// `Election.Observe`: the leader's value now, each new one, then the next leader's. As upstream has
+/// it, a refused read or a watch that ends just ends the stream.
 pub async fn observe<M: Member>(
+    member: &M,
+    context: &CallContext,
+    request: electionpb::LeaderRequest,
+    responses: &mut Responses,
+) -> Result<(), Error> {
+    match follow_leaders(member, context, request, responses).await {
+        Err(Error::Other(_)) => Ok(()),
+        outcome => outcome,
+    }
+}
+
+async fn follow_leaders<M: Member>(
     member: &M,
     context: &CallContext,
     request: electionpb::LeaderRequest,

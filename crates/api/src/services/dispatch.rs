@@ -9,12 +9,13 @@ use http::{Request, Response};
 use prost::Message;
 use proto::etcdserverpb as pb;
 
-use super::{auth, cluster, concurrency, health, kv, lease, maintenance, watch};
+use super::{auth, cluster, concurrency, health, kv, lease, maintenance, reflection, watch};
 use crate::error::Error;
 use crate::grpc::{
-    Call, CallContext, HttpBody, MethodId, MethodInfo, Peer, Reply, Requests, Responses, Service, Shape,
+    Call, CallContext, Caller, HttpBody, MethodId, MethodInfo, Reply, Requests, Responses, Service, Shape,
 };
 use crate::http::HttpSide;
+use crate::json;
 use crate::member::{ClientCall, Member};
 
 macro_rules! methods {
@@ -87,6 +88,8 @@ methods! {
     LEADER = "v3electionpb.Election" "Leader" Unary;
     OBSERVE = "v3electionpb.Election" "Observe" ServerStream;
     RESIGN = "v3electionpb.Election" "Resign" Unary;
+    REFLECTION = "grpc.reflection.v1.ServerReflection" "ServerReflectionInfo" Bidi;
+    REFLECTION_V1ALPHA = "grpc.reflection.v1alpha.ServerReflection" "ServerReflectionInfo" Bidi;
 }
 
 /// All services of a member on one port: gRPC and HTTP/1.
@@ -118,6 +121,10 @@ impl<M: Member> EtcdService<M> {
     /// The member behind the services.
     pub fn member(&self) -> &Arc<M> {
         &self.member
+    }
+
+    pub(crate) fn http_side(&self) -> &HttpSide {
+        &self.http
     }
 
     /// The methods served, in the order of the counters.
@@ -283,6 +290,8 @@ impl<M: Member> Service for EtcdService<M> {
             path::ROLE_REVOKE_PERMISSION => {
                 self.unary(call, id::ROLE_REVOKE_PERMISSION, auth::role_revoke_permission)
             }
+            path::REFLECTION => self.bidi(call, id::REFLECTION, reflection::info::<M>),
+            path::REFLECTION_V1ALPHA => self.bidi(call, id::REFLECTION_V1ALPHA, reflection::info::<M>),
             _ => call.refuse_unknown(|name| METHODS.iter().any(|known| known.service == name)),
         }
     }
@@ -290,9 +299,12 @@ impl<M: Member> Service for EtcdService<M> {
     async fn http(
         self: Rc<Self>,
         request: Request<crate::grpc::RequestBody>,
-        peer: Rc<Peer>,
+        caller: Caller,
     ) -> Response<HttpBody> {
-        self.http.answer(&*self.member, request, &peer).await
+        match self.http.json_path(&request) {
+            Some(path) => json::answer(&self, &path, request, caller).await,
+            None => self.http.answer(&*self.member, request, caller.peer()).await,
+        }
     }
 }
 

@@ -58,7 +58,12 @@ pub async fn keep_alive<M: Member>(
     responses: &mut Responses,
 ) -> Result<(), Error> {
     while let Some(request) = requests.next().await {
-        let response = renew(member, context, request?).await?;
+        let request = request.inspect_err(|status| {
+            if status.code != crate::grpc::Code::Canceled {
+                member.count_broken_stream("lease-keepalive");
+            }
+        })?;
+        let response = renew(member, context, request).await?;
         responses.send(&response).await?;
     }
     Ok(())

@@ -3,6 +3,7 @@
 //! **Source**: etcd `server/etcdserver/api/v3rpc/maintenance.go`.
 
 use std::io::Read;
+use std::time::Instant;
 
 use apply::Reply;
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use super::access;
 use super::kv::{off_thread, unexpected};
 use crate::error::Error;
 use crate::grpc::{CallContext, Responses};
-use crate::member::{Headers, Member};
+use crate::member::{Headers, Member, Work};
 
 /// Upstream's size of a snapshot message.
 const SNAPSHOT_BLOB_BYTES: usize = 32 * 1024;
@@ -111,8 +112,7 @@ pub async fn defragment<M: Member>(
     _: pb::DefragmentRequest,
 ) -> Result<pb::DefragmentResponse, Error> {
     access::maintain(member, context).await?;
-    let backend = member.backend().clone();
-    off_thread(move || backend.defragment()).await??;
+    member.defragment().await?;
     Ok(pb::DefragmentResponse::default())
 }
 
@@ -124,7 +124,9 @@ pub async fn hash<M: Member>(
 ) -> Result<pb::HashResponse, Error> {
     access::maintain(member, context).await?;
     let backend = member.backend().clone();
+    let start = Instant::now();
     let hash = off_thread(move || backend.hash()).await??;
+    member.count_work(Work::Hash, start.elapsed());
     Ok(pb::HashResponse { header: Some(member.header()), hash })
 }
 
@@ -136,7 +138,9 @@ pub async fn hash_kv<M: Member>(
 ) -> Result<pb::HashKvResponse, Error> {
     access::maintain(member, context).await?;
     let store = member.store().clone();
+    let start = Instant::now();
     let hash = off_thread(move || store.hash_kv(request.revision)).await??;
+    member.count_work(Work::HashRevision, start.elapsed());
     let hash_revision = match member.config().compat {
         CompatVersion::V3_5 => 0,
         _ => hash.hash_revision,
@@ -161,6 +165,7 @@ pub async fn snapshot<M: Member>(
         CompatVersion::V3_5 => String::new(),
         _ => member.storage_version().map(|version| version.to_string()).unwrap_or_default(),
     };
+    let start = Instant::now();
     let backend = member.backend().clone();
     let mut reader = off_thread(move || backend.snapshot()).await??;
     let total = reader.size();
@@ -191,6 +196,7 @@ pub async fn snapshot<M: Member>(
     }
     let blob = Bytes::copy_from_slice(&digest.finalize());
     responses.send(&pb::SnapshotResponse { header: None, remaining_bytes: 0, blob, version }).await?;
+    member.count_work(Work::Snapshot, start.elapsed());
     tracing::info!("total-bytes" = total, "successfully sent database snapshot to client");
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The services of the client API, and the dispatch of gRPC calls to them.
 //!
 //! A service is a set of plain async functions over messages, generic in the
-//! [`Member`](crate::member::Member) behind; the JSON gateway and tests call them directly. What
+//! [`Member`](crate::member::Member) behind; tests call them directly. What
 //! surrounds each call (the interceptor of upstream) is `admit`.
 
 pub mod access;
@@ -14,6 +14,7 @@ pub mod kv;
 pub mod lease;
 pub mod maintenance;
 pub mod passwords;
+pub mod reflection;
 mod signal;
 mod validate;
 pub mod watch;

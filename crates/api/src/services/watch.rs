@@ -10,6 +10,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use mvcc::watch::{Batch, CreateError, Filters, Outgoing, Stream, WatchId, WatchRequest};
@@ -22,7 +23,7 @@ use super::access;
 use super::signal::Signal;
 use crate::error::Error;
 use crate::grpc::{CallContext, PREFIX_LEN, Requests, Responses, write_prefix};
-use crate::member::{Headers, Member};
+use crate::member::{Headers, Member, WatchSent};
 
 /// A response of at least this much more than the largest request is sent in fragments.
 const FRAGMENT_OVERHEAD_BYTES: usize = 512 * 1024;
@@ -92,7 +93,10 @@ impl<'a, M: Member> Session<'a, M> {
                     Poll::Ready(Some(Err(status))) if status.code == crate::grpc::Code::Canceled => {
                         return Poll::Ready(Err(Error::WatchCanceled));
                     }
-                    Poll::Ready(Some(Err(status))) => return Poll::Ready(Err(Error::Status(status))),
+                    Poll::Ready(Some(Err(status))) => {
+                        self.member.count_broken_stream("watch");
+                        return Poll::Ready(Err(Error::Status(status)));
+                    }
                     Poll::Ready(None) => self.requests = None,
                     Poll::Pending => break,
                 }
@@ -195,7 +199,9 @@ impl<'a, M: Member> Session<'a, M> {
                 self.out.push_outgoing(self.member, outgoing);
             }
             let Some((frames, count)) = self.out.take() else { break };
+            let (sent, start) = (std::mem::take(&mut self.out.sent), Instant::now());
             responses.send_frames(frames, count).await.map_err(|_| Error::WatchCanceled)?;
+            self.member.count_sent(&sent, start.elapsed());
         }
         drop(waiting);
         self.out.taken = taken;
@@ -230,6 +236,8 @@ fn hub_request(request: pb::WatchCreateRequest) -> WatchRequest {
 struct Outbox {
     buffer: BytesMut,
     count: u64,
+    /// What it is, for the metrics.
+    sent: WatchSent,
     /// Responses of at least this size are cut if the watcher allows it.
     fragment_bytes: usize,
     /// Kept for its room.
@@ -238,7 +246,13 @@ struct Outbox {
 
 impl Outbox {
     fn new(fragment_bytes: usize) -> Self {
-        Self { buffer: BytesMut::new(), count: 0, fragment_bytes, taken: Vec::new() }
+        Self {
+            buffer: BytesMut::new(),
+            count: 0,
+            sent: WatchSent::default(),
+            fragment_bytes,
+            taken: Vec::new(),
+        }
     }
 
     fn take(&mut self) -> Option<(Bytes, u64)> {
@@ -250,8 +264,13 @@ impl Outbox {
 
     fn push_outgoing<M: Member>(&mut self, member: &M, outgoing: Outgoing) {
         let plain = pb::WatchResponse::default();
+        if !matches!(outgoing, Outgoing::Events { .. } | Outgoing::Progress { .. }) {
+            self.sent.controls += 1;
+        }
         let response = match outgoing {
             Outgoing::Events { id, revision, fragment, batch } => {
+                self.sent.batches += 1;
+                self.sent.events += batch.len() as u64;
                 let head =
                     pb::WatchResponse { header: Some(member.header_at(revision)), watch_id: id, ..plain };
                 return self.push_events(head, fragment, &batch);
@@ -270,6 +289,7 @@ impl Outbox {
                 ..plain
             },
             Outgoing::Progress { id, revision } => {
+                self.sent.progress += 1;
                 pb::WatchResponse { header: Some(member.header_at(revision)), watch_id: id, ..plain }
             }
             Outgoing::Cancelled { id, revision } => pb::WatchResponse {

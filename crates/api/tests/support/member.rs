@@ -51,6 +51,8 @@ pub struct FakeMember {
     /// Proposals wait while this is set, until the caller gives up.
     pub stuck: AtomicBool,
     passwords: Passwords,
+    /// What the health service says.
+    pub serving: tokio::sync::watch::Sender<bool>,
 }
 
 struct Machine {
@@ -115,6 +117,7 @@ impl FakeMember {
             next_lease: AtomicI64::new(0x7000),
             stuck: AtomicBool::new(false),
             passwords: Passwords::new(4),
+            serving: tokio::sync::watch::Sender::new(true),
         })
     }
 
@@ -226,6 +229,10 @@ impl Member for FakeMember {
             tokio::task::yield_now().await;
         }
         Ok(())
+    }
+
+    fn serving(&self) -> tokio::sync::watch::Receiver<bool> {
+        self.serving.subscribe()
     }
 
     fn passwords(&self) -> &Passwords {

@@ -5,6 +5,7 @@ pub mod ctl_cluster;
 pub mod ctl_concurrency;
 pub mod ctl_data;
 pub mod ctl_formats;
+pub mod gateway;
 pub mod http;
 pub mod kv;
 pub mod lease;

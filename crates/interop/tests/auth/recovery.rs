@@ -135,6 +135,22 @@ fn the_gateway_is_not_local() -> anyhow::Result<()> {
                 server.channel.call::<pb::AuthUserListResponse>(&method, &pb::AuthUserListRequest {}).await;
             ensure!(answer.is_err(), "{name}: {value} was let in");
         }
+        let authority = server.member.authority();
+        for (path, headers) in [
+            ("auth/user/list", &[][..]),
+            ("auth/user/list", &[("Authorization", "abc.1")]),
+            ("auth/user/list", &[("Authorization", "")]),
+            ("auth/disable", &[]),
+            ("auth/role/list", &[("Origin", "http://page")]),
+        ] {
+            let answer = http::request(&authority, "POST", &format!("/v3/{path}"), headers, "{}")?;
+            let said = String::from_utf8_lossy(&answer.body).into_owned();
+            ensure!(
+                answer.status >= 400 && said.contains("etcdserver: "),
+                "{path}: {} {said}",
+                answer.status
+            );
+        }
         let list: pb::AuthUserListResponse =
             server.call("Auth/UserList", None, &pb::AuthUserListRequest {}).await?;
         ensure!(list.users == ["root"]);

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use env::{Disk, File, OpenMode};
@@ -19,7 +20,7 @@ use super::{PIECES, human};
 use crate::codec::{Decoder, MessageDecoder};
 use crate::context::{Shared, Undelivered};
 use crate::handler::StepError;
-use crate::metrics::PeerMetrics;
+use crate::metrics::{PeerMetrics, SavedDatabase};
 use crate::reply::{Reply, empty, text};
 
 /// Longest message in front of the database: configuration and v2 store, not the data.
@@ -176,11 +177,13 @@ impl Reception<'_> {
         let config = &self.shared.config;
         let target = Target::new(config.disk.clone(), &config.snapshot_dir, index);
         let writer = tokio::task::spawn_blocking(move || target.write(pieces));
+        let started = Instant::now();
         let fed = feed(&to_writer, first, &mut body).await;
         // Without an end the writer removes what it wrote.
         drop(to_writer);
-        let written = writer.await.map_err(|_| SaveError::Writer)?;
-        fed.and(written)
+        let (bytes, sync) = fed.and(writer.await.map_err(|_| SaveError::Writer)?)?;
+        self.shared.metrics.database_saved(SavedDatabase { total: started.elapsed(), sync });
+        Ok(bytes)
     }
 }
 
@@ -264,10 +267,11 @@ impl Target {
         Self { disk, dir: dir.to_owned(), temporary, path: dir.join(wal::snap::db_file_name(index)) }
     }
 
-    fn write(self, pieces: mpsc::Receiver<Piece>) -> Result<u64, SaveError> {
-        let result = self.write_temporary(pieces).and_then(|bytes| {
+    /// Returns the length, and the time of the last sync.
+    fn write(self, pieces: mpsc::Receiver<Piece>) -> Result<(u64, Duration), SaveError> {
+        let result = self.write_temporary(pieces).and_then(|written| {
             self.take_name()?;
-            Ok(bytes)
+            Ok(written)
         });
         if result.is_err() {
             // It may not even exist; a left-over is removed at the next start.
@@ -276,7 +280,7 @@ impl Target {
         result
     }
 
-    fn write_temporary(&self, mut pieces: mpsc::Receiver<Piece>) -> Result<u64, SaveError> {
+    fn write_temporary(&self, mut pieces: mpsc::Receiver<Piece>) -> Result<(u64, Duration), SaveError> {
         let path = &self.temporary;
         let file: Arc<dyn File> =
             self.disk.open(path, OpenMode::CreateNew(0o600)).map_err(at("create", path))?;
@@ -295,8 +299,9 @@ impl Target {
                 None => return Err(SaveError::Silent),
             }
         }
+        let started = Instant::now();
         file.sync_all().map_err(at("sync", path))?;
-        Ok(len)
+        Ok((len, started.elapsed()))
     }
 
     /// A database of the same index that is there already is kept: raft may be using it.

@@ -12,7 +12,7 @@ use types::CompatVersion;
 use super::duration::GoDuration;
 use super::environment::{self, Variables};
 use super::validate::{LogFault, RuleError, log_settings, validate};
-use super::{Config, built_in_snapshot_count, file, flags, unsupported};
+use super::{Config, built_in_snapshot_count, file, flags};
 use crate::log::{self, Level, Value};
 
 /// A log record that reading the configuration asks for.
@@ -143,9 +143,6 @@ pub fn load(
         loaded.late.extend(loaded.deprecations());
     }
     loaded.failure = result.err();
-    if loaded.failure.is_none() {
-        loaded.failure = unsupported(&loaded.config).map(Failure::Invalid);
-    }
     Outcome::Start(Box::new(loaded))
 }
 

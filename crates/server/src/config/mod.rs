@@ -24,7 +24,6 @@ pub mod scalars;
 pub mod secrets;
 pub mod startup;
 pub mod table;
-mod unsupported;
 pub mod url;
 mod usage;
 mod validate;
@@ -40,7 +39,6 @@ use gates::FeatureGates;
 use url::Url;
 
 pub use load::{Failure, Loaded, Notice, Outcome, load, read_file};
-pub use unsupported::{LATER, Later, unsupported};
 pub use usage::{USAGE_LINES, flags_text, version_text};
 pub use validate::RuleError;
 
@@ -227,6 +225,9 @@ pub struct Config {
     pub discovery_srv_name: String,
     /// Only `exit` is left.
     pub discovery_fallback: String,
+    /// The name that peers have to show in their certificates, whatever their address; empty for that of
+    /// each URL. No setting: follows from discovery by the DNS.
+    pub peer_server_name: String,
     /// Refuse membership changes that would lose the quorum.
     pub strict_reconfig_check: bool,
     /// Raft pre-vote.
@@ -364,6 +365,7 @@ impl Default for Config {
             discovery_srv: String::new(),
             discovery_srv_name: String::new(),
             discovery_fallback: "exit".to_owned(),
+            peer_server_name: String::new(),
             strict_reconfig_check: true,
             pre_vote: true,
             auto_compaction_mode: "periodic".to_owned(),

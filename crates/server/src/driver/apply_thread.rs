@@ -137,7 +137,10 @@ impl ApplyThread {
                 }
                 ApplyWork::Leadership(leadership) => self.lead(leadership),
                 ApplyWork::Install(snapshot) => {
-                    if let Err(error) = self.install(&snapshot) {
+                    self.metrics.snapshot_apply_in_progress.set(1);
+                    let installed = self.install(&snapshot);
+                    self.metrics.snapshot_apply_in_progress.set(0);
+                    if let Err(error) = installed {
                         return self.fatal.stop(error.to_string());
                     }
                 }

@@ -156,8 +156,10 @@ impl LogThread {
         }
         self.last_snapshot = snapshot.position.index;
         let start = Instant::now();
-        wal::snap::save(&*self.disk, &self.snap_dir, snapshot)?;
-        self.metrics.snapshot_saved(start.elapsed());
+        let content = wal::snap::encode(snapshot);
+        let encoded = start.elapsed();
+        wal::snap::save_encoded(&*self.disk, &self.snap_dir, snapshot.position, &content)?;
+        self.metrics.snapshot_saved(encoded, start.elapsed());
         let record =
             WalSnapshot { position: snapshot.position, conf_state: Some(snapshot.conf_state.clone()) };
         let mut log = self.log.lock();

@@ -76,6 +76,8 @@ pub enum Input {
     },
     /// Answers with a look inside consensus.
     Status(oneshot::Sender<consensus::Status>),
+    /// Let so many ticks pass at once.
+    Advance(u32),
     /// Campaign now.
     Campaign,
     /// Stop after handing out what is ready.

@@ -13,12 +13,13 @@ use super::log_thread::{LogWork, LogWriter};
 use crate::fatal::Fatal;
 use crate::log;
 use crate::mailbox::{Nothing, Receiver, Sender};
+use crate::metrics::Metrics;
 use crate::peers::Inbox;
 use crate::progress::Progress;
 use crate::reads::Reads;
 
 /// After this time without an answer a read point is asked for again.
-const READ_INDEX_RETRY: Duration = Duration::from_millis(500);
+pub(crate) const READ_INDEX_RETRY: Duration = Duration::from_millis(500);
 
 /// Inputs taken before effects are looked at: bounds the time between two looks.
 const INPUTS_PER_ROUND: usize = 1024;
@@ -45,6 +46,8 @@ pub struct RaftThread {
     pub reads: Arc<Reads>,
     /// Shared numbers.
     pub progress: Arc<Progress>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
     /// Length of a tick.
     pub heartbeat: Duration,
     /// Where to report the end of everything.
@@ -62,6 +65,7 @@ impl RaftThread {
     fn run_inner(&mut self) -> Result<(), RaftError> {
         let mut next_tick = Instant::now() + self.heartbeat;
         let mut next_read_retry = Instant::now() + READ_INDEX_RETRY;
+        let mut last_tick = Instant::now();
         self.note_voters();
         self.route()?;
         loop {
@@ -81,6 +85,8 @@ impl RaftThread {
             let now = Instant::now();
             if now >= next_tick {
                 self.member.handle(member::Input::Tick)?;
+                self.note_lateness(now.duration_since(last_tick));
+                last_tick = now;
                 // Lateness does not add up: an election timeout of n ticks takes n ticks. But a stalled
                 // thread does not catch up on ticks: time that nobody saw is no reason for an election.
                 next_tick += self.heartbeat;
@@ -89,6 +95,7 @@ impl RaftThread {
                 }
                 if now >= next_read_retry {
                     next_read_retry = now + READ_INDEX_RETRY;
+                    self.reads.count_slow();
                     self.ask_for_reads()?;
                 }
             }
@@ -133,6 +140,12 @@ impl RaftThread {
                 self.note_voters();
                 return Ok(true);
             }
+            Input::Advance(ticks) => {
+                for _ in 0..ticks {
+                    self.member.handle(member::Input::Tick)?;
+                }
+                return Ok(true);
+            }
             Input::Campaign => member::Input::Campaign,
             Input::Stop => return Ok(false),
         };
@@ -173,6 +186,20 @@ impl RaftThread {
         }
         self.progress.commit.store(self.member.progress().commit, Release);
         Ok(())
+    }
+
+    /// A leader's heartbeats leave with its ticks: one that comes late costs all peers a heartbeat.
+    fn note_lateness(&self, since_last: Duration) {
+        let expected = 2 * self.heartbeat;
+        if since_last > expected && self.progress.is_leader() && self.member.has_peers() {
+            self.metrics.heartbeat_send_failures.inc();
+            log::warn!(
+                "leader failed to send out heartbeat on time; took too long, leader is overloaded likely from slow disk",
+                "heartbeat-interval" => self.heartbeat,
+                "expected-duration" => expected,
+                "exceeded-duration" => since_last - expected
+            );
+        }
     }
 
     /// Asks for the read point that has no answer yet.

@@ -100,7 +100,7 @@ impl BackendSignal {
             };
             let start = Instant::now();
             match self.backend.commit() {
-                Ok(stats) if stats.committed => metrics.backend_commit(start.elapsed()),
+                Ok(stats) if stats.committed => metrics.backend_commit(start.elapsed(), &stats.bolt),
                 Ok(_) => {}
                 Err(error) => return fatal.stop(format!("backend: {error}")),
             }
@@ -160,11 +160,20 @@ impl CompactionThread {
 
     /// Returns whether to go on.
     fn compact(&self, job: &mut CompactionJob) -> bool {
+        let mut in_index = Duration::ZERO;
         loop {
             let start = Instant::now();
+            let had_index = !job.is_index_done();
             match self.store.compaction_step(job) {
                 Ok(step) => {
-                    self.metrics.compaction_step(start.elapsed());
+                    if had_index {
+                        in_index += start.elapsed();
+                        if job.is_index_done() {
+                            self.metrics.index_compaction_pause.observe_whole_millis(in_index);
+                        }
+                    } else {
+                        self.metrics.compaction_step(start.elapsed());
+                    }
                     if step.commit {
                         self.backend.commit_now();
                     }

@@ -21,7 +21,7 @@ mod text;
 
 use std::time::Duration;
 
-use api::member::ReadTimes;
+use api::member::{ReadTimes, WatchSent};
 use apply::RequestKind;
 use types::{MemberId, Version};
 
@@ -248,9 +248,23 @@ impl Metrics {
         self.wal_write_bytes.add(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
-    /// A commit of the backend that had something to write.
-    pub fn backend_commit(&self, took: Duration) {
+    /// A commit of the backend that had something to write, with its parts.
+    pub fn backend_commit(&self, took: Duration, parts: &bolt::CommitStats) {
         self.backend_commit_duration.observe(took);
+        self.commit_rebalance_duration.observe(parts.rebalance);
+        self.commit_spill_duration.observe(parts.spill);
+        self.commit_write_duration.observe(parts.write);
+    }
+
+    /// Watch responses that left together.
+    pub fn watch_sent(&self, sent: &WatchSent, took: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        if sent.batches > 0 {
+            self.watch_events_duration.observe_many(nanos, sent.batches);
+            self.watch_per_event_duration.observe_many(nanos / sent.events.max(1), sent.batches);
+        }
+        self.watch_control_duration.observe_many(nanos, sent.controls);
+        self.watch_progress_duration.observe_many(nanos, sent.progress);
     }
 
     /// Entries that were applied together.
@@ -268,10 +282,11 @@ impl Metrics {
         self.apply_duration.observe_many(kind, success, nanos, times);
     }
 
-    /// A snapshot file written and synced.
-    pub fn snapshot_saved(&self, took: Duration) {
-        self.snap_fsync_duration.observe(took);
-        self.snap_save_duration.observe(took);
+    /// A snapshot file encoded, written and synced.
+    pub fn snapshot_saved(&self, encoded: Duration, total: Duration) {
+        self.snap_marshalling_duration.observe(encoded);
+        self.snap_fsync_duration.observe(total.saturating_sub(encoded));
+        self.snap_save_duration.observe(total);
     }
 
     /// A proposed request, from entry to result.

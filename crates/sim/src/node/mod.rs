@@ -203,6 +203,8 @@ impl Node {
             checkpoint_interval: profile.checkpoints.then_some(Duration::from_secs(1)),
             force_new_cluster: false,
             no_sync: ctx.bug == Some(Bug::NoSync),
+            lock_memory: false,
+            defragment_from_bytes: None,
             wal_segment_bytes: profile.segment_bytes,
             seed: ctx.random.next_u64(),
             tokens: Default::default(),
@@ -227,7 +229,7 @@ impl Node {
     fn try_start(&mut self, ctx: &mut Context) -> Result<(), Stop> {
         self.plant_index(ctx)?;
         let options = self.options(ctx);
-        let clock = FixedClock(self.clock(ctx));
+        let clock: Arc<dyn env::Clock> = Arc::new(FixedClock(self.clock(ctx)));
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let existing = match &self.existing {
             Some(existing) if !wal::exists(&*disk, &options.wal_dir())? => {

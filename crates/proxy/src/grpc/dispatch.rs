@@ -1,0 +1,256 @@
+//! From a path to what the proxy does with the call.
+//!
+//! Most calls go up as they are, one message each way. What is different has a handler of its own.
+
+use std::rc::Rc;
+
+use api::grpc::{
+    Call, CallContext, Caller, Code, HttpBody, MethodId, MethodInfo, Reply, Requests, Responses, Service,
+    Shape, Status,
+};
+use client::Rpc;
+use http::{Request, Response};
+use prost::Message;
+use proto::{etcdserverpb as pb, v3electionpb as election, v3lockpb as lock};
+
+use super::upstream::{broken, status_of};
+use super::{Proxied, Proxy, cluster, kv, lease, watch};
+
+/// A row: service, method, shape.
+macro_rules! methods {
+    ($($name:ident = $service:literal $method:literal $shape:ident;)*) => {
+        #[allow(clippy::upper_case_acronyms, non_camel_case_types)]
+        #[repr(u8)]
+        enum Number { $($name,)* }
+        mod path { $(pub(super) const $name: &str = concat!("/", $service, "/", $method);)* }
+        mod id {
+            use super::{MethodId, Number};
+            $(pub(super) const $name: MethodId = MethodId(Number::$name as u8);)*
+        }
+        const METHODS: &[MethodInfo] =
+            &[$(MethodInfo { service: $service, method: $method, shape: Shape::$shape },)*];
+    };
+}
+
+// The methods of etcd's proxy.
+methods! {
+    RANGE = "etcdserverpb.KV" "Range" Unary;
+    PUT = "etcdserverpb.KV" "Put" Unary;
+    TXN = "etcdserverpb.KV" "Txn" Unary;
+    DELETE_RANGE = "etcdserverpb.KV" "DeleteRange" Unary;
+    RANGE_STREAM = "etcdserverpb.KV" "RangeStream" ServerStream;
+    COMPACT = "etcdserverpb.KV" "Compact" Unary;
+    WATCH = "etcdserverpb.Watch" "Watch" Bidi;
+    LEASE_GRANT = "etcdserverpb.Lease" "LeaseGrant" Unary;
+    LEASE_REVOKE = "etcdserverpb.Lease" "LeaseRevoke" Unary;
+    LEASE_KEEP_ALIVE = "etcdserverpb.Lease" "LeaseKeepAlive" Bidi;
+    LEASE_TIME_TO_LIVE = "etcdserverpb.Lease" "LeaseTimeToLive" Unary;
+    LEASE_LEASES = "etcdserverpb.Lease" "LeaseLeases" Unary;
+    MEMBER_ADD = "etcdserverpb.Cluster" "MemberAdd" Unary;
+    MEMBER_REMOVE = "etcdserverpb.Cluster" "MemberRemove" Unary;
+    MEMBER_UPDATE = "etcdserverpb.Cluster" "MemberUpdate" Unary;
+    MEMBER_LIST = "etcdserverpb.Cluster" "MemberList" Unary;
+    MEMBER_PROMOTE = "etcdserverpb.Cluster" "MemberPromote" Unary;
+    ALARM = "etcdserverpb.Maintenance" "Alarm" Unary;
+    STATUS = "etcdserverpb.Maintenance" "Status" Unary;
+    DEFRAGMENT = "etcdserverpb.Maintenance" "Defragment" Unary;
+    HASH = "etcdserverpb.Maintenance" "Hash" Unary;
+    HASH_KV = "etcdserverpb.Maintenance" "HashKV" Unary;
+    SNAPSHOT = "etcdserverpb.Maintenance" "Snapshot" ServerStream;
+    MOVE_LEADER = "etcdserverpb.Maintenance" "MoveLeader" Unary;
+    DOWNGRADE = "etcdserverpb.Maintenance" "Downgrade" Unary;
+    AUTH_ENABLE = "etcdserverpb.Auth" "AuthEnable" Unary;
+    AUTH_DISABLE = "etcdserverpb.Auth" "AuthDisable" Unary;
+    AUTH_STATUS = "etcdserverpb.Auth" "AuthStatus" Unary;
+    AUTHENTICATE = "etcdserverpb.Auth" "Authenticate" Unary;
+    USER_ADD = "etcdserverpb.Auth" "UserAdd" Unary;
+    USER_GET = "etcdserverpb.Auth" "UserGet" Unary;
+    USER_LIST = "etcdserverpb.Auth" "UserList" Unary;
+    USER_DELETE = "etcdserverpb.Auth" "UserDelete" Unary;
+    USER_CHANGE_PASSWORD = "etcdserverpb.Auth" "UserChangePassword" Unary;
+    USER_GRANT_ROLE = "etcdserverpb.Auth" "UserGrantRole" Unary;
+    USER_REVOKE_ROLE = "etcdserverpb.Auth" "UserRevokeRole" Unary;
+    ROLE_ADD = "etcdserverpb.Auth" "RoleAdd" Unary;
+    ROLE_GET = "etcdserverpb.Auth" "RoleGet" Unary;
+    ROLE_LIST = "etcdserverpb.Auth" "RoleList" Unary;
+    ROLE_DELETE = "etcdserverpb.Auth" "RoleDelete" Unary;
+    ROLE_GRANT_PERMISSION = "etcdserverpb.Auth" "RoleGrantPermission" Unary;
+    ROLE_REVOKE_PERMISSION = "etcdserverpb.Auth" "RoleRevokePermission" Unary;
+    LOCK = "v3lockpb.Lock" "Lock" Unary;
+    UNLOCK = "v3lockpb.Lock" "Unlock" Unary;
+    CAMPAIGN = "v3electionpb.Election" "Campaign" Unary;
+    PROCLAIM = "v3electionpb.Election" "Proclaim" Unary;
+    LEADER = "v3electionpb.Election" "Leader" Unary;
+    OBSERVE = "v3electionpb.Election" "Observe" ServerStream;
+    RESIGN = "v3electionpb.Election" "Resign" Unary;
+}
+
+impl Proxied {
+    /// The methods served, in the order of the counters.
+    pub(crate) const fn methods() -> &'static [MethodInfo] {
+        METHODS
+    }
+
+    fn unary<Req, Res, H>(self: &Rc<Self>, call: Call, id: MethodId, handler: H)
+    where
+        Req: Message + Default + 'static,
+        Res: Reply + 'static,
+        H: AsyncFnOnce(&Proxy, &CallContext, Req) -> Result<Res, Status> + 'static,
+    {
+        let proxy = self.0.clone();
+        call.unary(id, async move |request: Req, context: CallContext| {
+            handler(&proxy, &context, request).await
+        });
+    }
+
+    /// Passes a call on as it is.
+    fn pass<R: Rpc>(self: &Rc<Self>, call: Call, id: MethodId) {
+        self.unary(call, id, async |proxy: &Proxy, context: &CallContext, request: R| {
+            proxy.upstream.call(context, request).await
+        });
+    }
+
+    /// Passes a call on that may wait for long: it ends when the caller gives up.
+    fn pass_waiting<R: Rpc>(self: &Rc<Self>, call: Call, id: MethodId) {
+        let proxy = self.0.clone();
+        call.unary_cancelable(id, async move |request: R, context: CallContext| {
+            proxy.upstream.call(&context, request).await
+        });
+    }
+
+    /// Passes a stream of answers on.
+    fn pass_stream<Req, Res>(self: &Rc<Self>, call: Call, id: MethodId, path: &'static str)
+    where
+        Req: Message + Default + Clone + 'static,
+        Res: Message + Default + 'static,
+    {
+        let proxy = self.0.clone();
+        call.server_stream(id, async move |request: Req, context, responses: &mut Responses| {
+            let client = proxy.upstream.client_for(&context);
+            let stream = client.server_stream::<Req, Res>(request, path).await;
+            let mut stream = stream.map_err(|error| status_of(&error))?;
+            while let Some(answer) = stream.message().await.map_err(broken)? {
+                responses.send(&answer).await?;
+            }
+            Ok(())
+        });
+    }
+
+    fn bidi<Req, H>(self: &Rc<Self>, call: Call, id: MethodId, handler: H)
+    where
+        Req: Message + Default + 'static,
+        H: AsyncFnOnce(&Proxy, &CallContext, Requests<Req>, &mut Responses) -> Result<(), Status> + 'static,
+    {
+        let proxy = self.0.clone();
+        call.bidi(id, async move |requests: Requests<Req>, context, responses: &mut Responses| {
+            handler(&proxy, &context, requests, responses).await
+        });
+    }
+}
+
+impl Service for Proxied {
+    const METHODS: &'static [MethodInfo] = METHODS;
+
+    fn grpc(self: &Rc<Self>, call: Call) {
+        match call.path() {
+            path::RANGE => self.unary(call, id::RANGE, kv::range),
+            path::PUT => self.unary(call, id::PUT, kv::put),
+            path::TXN => self.unary(call, id::TXN, kv::txn),
+            path::DELETE_RANGE => self.unary(call, id::DELETE_RANGE, kv::delete_range),
+            path::RANGE_STREAM => {
+                call.server_stream(id::RANGE_STREAM, async |_: pb::RangeRequest, _, _: &mut Responses| {
+                    let text = "RangeStream is not supported by the gRPC proxy";
+                    Err(Status::new(Code::Unimplemented, text))
+                })
+            }
+            path::COMPACT => self.unary(call, id::COMPACT, kv::compact),
+            path::WATCH => self.bidi(call, id::WATCH, watch::watch),
+            path::LEASE_GRANT => self.pass::<pb::LeaseGrantRequest>(call, id::LEASE_GRANT),
+            path::LEASE_REVOKE => self.pass::<pb::LeaseRevokeRequest>(call, id::LEASE_REVOKE),
+            path::LEASE_KEEP_ALIVE => self.bidi(call, id::LEASE_KEEP_ALIVE, lease::keep_alive),
+            path::LEASE_TIME_TO_LIVE => self.unary(call, id::LEASE_TIME_TO_LIVE, lease::time_to_live),
+            path::LEASE_LEASES => self.pass::<pb::LeaseLeasesRequest>(call, id::LEASE_LEASES),
+            path::MEMBER_LIST => self.unary(call, id::MEMBER_LIST, cluster::member_list),
+            path::MEMBER_ADD => self.pass::<pb::MemberAddRequest>(call, id::MEMBER_ADD),
+            path::MEMBER_REMOVE => self.pass::<pb::MemberRemoveRequest>(call, id::MEMBER_REMOVE),
+            path::MEMBER_UPDATE => self.pass::<pb::MemberUpdateRequest>(call, id::MEMBER_UPDATE),
+            path::MEMBER_PROMOTE => self.pass::<pb::MemberPromoteRequest>(call, id::MEMBER_PROMOTE),
+            path::ALARM => self.pass::<pb::AlarmRequest>(call, id::ALARM),
+            path::STATUS => self.pass::<pb::StatusRequest>(call, id::STATUS),
+            path::DEFRAGMENT => self.pass::<pb::DefragmentRequest>(call, id::DEFRAGMENT),
+            path::HASH => self.pass::<pb::HashRequest>(call, id::HASH),
+            path::HASH_KV => self.pass::<pb::HashKvRequest>(call, id::HASH_KV),
+            path::SNAPSHOT => {
+                self.pass_stream::<pb::SnapshotRequest, pb::SnapshotResponse>(
+                    call,
+                    id::SNAPSHOT,
+                    path::SNAPSHOT,
+                );
+            }
+            path::MOVE_LEADER => self.pass_waiting::<pb::MoveLeaderRequest>(call, id::MOVE_LEADER),
+            path::DOWNGRADE => self.pass::<pb::DowngradeRequest>(call, id::DOWNGRADE),
+            path::LOCK => self.pass_waiting::<lock::LockRequest>(call, id::LOCK),
+            path::UNLOCK => self.pass::<lock::UnlockRequest>(call, id::UNLOCK),
+            path::CAMPAIGN => self.pass_waiting::<election::CampaignRequest>(call, id::CAMPAIGN),
+            path::PROCLAIM => self.pass::<election::ProclaimRequest>(call, id::PROCLAIM),
+            path::LEADER => self.pass::<election::LeaderRequest>(call, id::LEADER),
+            path::OBSERVE => {
+                self.pass_stream::<election::LeaderRequest, election::LeaderResponse>(
+                    call,
+                    id::OBSERVE,
+                    path::OBSERVE,
+                );
+            }
+            path::RESIGN => self.pass::<election::ResignRequest>(call, id::RESIGN),
+            _ => self.auth(call),
+        }
+    }
+
+    async fn http(
+        self: Rc<Self>,
+        request: Request<api::grpc::RequestBody>,
+        caller: Caller,
+    ) -> Response<HttpBody> {
+        super::http::answer(&self.0, request, caller.peer()).await
+    }
+}
+
+impl Proxied {
+    fn auth(self: &Rc<Self>, call: Call) {
+        match call.path() {
+            path::AUTH_ENABLE => self.unary(
+                call,
+                id::AUTH_ENABLE,
+                async |proxy: &Proxy, context: &CallContext, request: pb::AuthEnableRequest| {
+                    let outcome = proxy.upstream.call(context, request).await;
+                    // What anybody could read until now.
+                    proxy.cache.lock().clear();
+                    outcome
+                },
+            ),
+            path::AUTH_DISABLE => self.pass::<pb::AuthDisableRequest>(call, id::AUTH_DISABLE),
+            path::AUTH_STATUS => self.pass::<pb::AuthStatusRequest>(call, id::AUTH_STATUS),
+            path::AUTHENTICATE => self.pass::<pb::AuthenticateRequest>(call, id::AUTHENTICATE),
+            path::USER_ADD => self.pass::<pb::AuthUserAddRequest>(call, id::USER_ADD),
+            path::USER_GET => self.pass::<pb::AuthUserGetRequest>(call, id::USER_GET),
+            path::USER_LIST => self.pass::<pb::AuthUserListRequest>(call, id::USER_LIST),
+            path::USER_DELETE => self.pass::<pb::AuthUserDeleteRequest>(call, id::USER_DELETE),
+            path::USER_CHANGE_PASSWORD => {
+                self.pass::<pb::AuthUserChangePasswordRequest>(call, id::USER_CHANGE_PASSWORD);
+            }
+            path::USER_GRANT_ROLE => self.pass::<pb::AuthUserGrantRoleRequest>(call, id::USER_GRANT_ROLE),
+            path::USER_REVOKE_ROLE => self.pass::<pb::AuthUserRevokeRoleRequest>(call, id::USER_REVOKE_ROLE),
+            path::ROLE_ADD => self.pass::<pb::AuthRoleAddRequest>(call, id::ROLE_ADD),
+            path::ROLE_GET => self.pass::<pb::AuthRoleGetRequest>(call, id::ROLE_GET),
+            path::ROLE_LIST => self.pass::<pb::AuthRoleListRequest>(call, id::ROLE_LIST),
+            path::ROLE_DELETE => self.pass::<pb::AuthRoleDeleteRequest>(call, id::ROLE_DELETE),
+            path::ROLE_GRANT_PERMISSION => {
+                self.pass::<pb::AuthRoleGrantPermissionRequest>(call, id::ROLE_GRANT_PERMISSION);
+            }
+            path::ROLE_REVOKE_PERMISSION => {
+                self.pass::<pb::AuthRoleRevokePermissionRequest>(call, id::ROLE_REVOKE_PERMISSION);
+            }
+            _ => call.refuse_unknown(|name| METHODS.iter().any(|known| known.service == name)),
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Whether the cluster has a leader: for streams whose callers ask to be cut off when it has none.
+//!
+//! A watch on a key that nobody writes, at a revision that never comes, on a stream that the cluster
+//! itself cuts off. It begins when the first caller asks.
+//!
+//! **Source**: etcd `server/proxy/grpcproxy/leader.go`.
+
+use std::sync::Once;
+use std::time::Duration;
+
+use api::grpc::{CallContext, Code, Status};
+use client::Client;
+use proto::etcdserverpb as pb;
+use tokio::sync::watch;
+
+const KEY: &str = "__lostleader";
+const NEVER: i64 = i64::MAX - 2;
+const RETRY: Duration = Duration::from_millis(100);
+
+/// What is known of the leader.
+pub(crate) struct Leader {
+    client: Client,
+    runtime: tokio::runtime::Handle,
+    begin: Once,
+    /// `None` until the cluster was asked.
+    known: watch::Sender<Option<bool>>,
+}
+
+impl Leader {
+    /// To be made on the thread whose client this is; the watch will run there.
+    pub(crate) fn new(client: Client) -> Self {
+        let runtime = tokio::runtime::Handle::current();
+        Self { client, runtime, begin: Once::new(), known: watch::channel(None).0 }
+    }
+
+    /// Comes back when a caller who wants a leader has none; for all others never.
+    pub(crate) async fn lost_for(&self, context: &CallContext) -> Status {
+        if !context.requires_leader() {
+            return std::future::pending().await;
+        }
+        self.begin.call_once(|| {
+            self.runtime.spawn(observe(self.client.clone(), self.known.clone()));
+        });
+        let mut known = self.known.subscribe();
+        // The sender lives as long as we do.
+        let _ = known.wait_for(|known| *known == Some(false)).await;
+        Status::new(Code::Unavailable, "etcdserver: no leader")
+    }
+}
+
+async fn observe(client: Client, known: watch::Sender<Option<bool>>) {
+    loop {
+        let watcher = client.watcher(true);
+        let mut watch = watcher.watch_and_notify(pb::WatchCreateRequest {
+            key: KEY.into(),
+            start_revision: NEVER,
+            ..Default::default()
+        });
+        while let Some(Ok(response)) = watch.next().await {
+            if response.canceled {
+                break;
+            }
+            known.send_replace(Some(true));
+        }
+        known.send_replace(Some(false));
+        tokio::time::sleep(RETRY).await;
+    }
+}

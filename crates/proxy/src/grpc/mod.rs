@@ -1,0 +1,58 @@
+//! `etcd grpc-proxy`: the client API in both directions.
+//!
+//! ```text
+//! callers ─▶ api::grpc on the workers ─▶ dispatch ─▶ upstream ─▶ client, one for each worker ─▶ cluster
+//!                                          │  └─ cache: serialisable ranges
+//!                                          ├─ watch: hub on the first worker, groups of equal watches
+//!                                          └─ lease: renewals on one stream
+//! ```
+//!
+//! What all workers share is behind locks that are held for no longer than a lookup.
+//!
+//! **Source**: etcd `server/proxy/grpcproxy`, `server/etcdmain/grpc_proxy.go`.
+
+mod cache;
+mod cluster;
+mod counters;
+mod dispatch;
+mod http;
+mod kv;
+mod leader;
+mod lease;
+mod namespace;
+mod start;
+mod upstream;
+mod watch;
+
+use std::sync::Arc;
+
+use client::Client;
+use parking_lot::Mutex;
+
+pub use cluster::Identity;
+pub use counters::Counters;
+pub use http::MetricsText;
+pub use start::{Prepared, Settings, StartError};
+
+use cache::Cache;
+use upstream::Upstream;
+
+/// A proxy.
+pub(crate) struct Proxy {
+    upstream: Upstream,
+    cache: Mutex<Cache>,
+    counters: Arc<Counters>,
+    hub: watch::Inputs,
+    renewals: lease::Renewals,
+    leader: leader::Leader,
+    identity: Identity,
+    proxies: cluster::Proxies,
+    cluster_metrics: http::Metrics,
+    own_metrics: MetricsText,
+    /// A client of this proxy, for a look at its health.
+    itself: Option<Client>,
+}
+
+/// The proxy as a service of a listener.
+#[derive(Clone)]
+pub(crate) struct Proxied(Arc<Proxy>);

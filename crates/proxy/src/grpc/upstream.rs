@@ -1,0 +1,127 @@
+//! The way up: connections to the cluster, on whose behalf a call is made, and the namespace.
+//!
+//! Each worker thread has a client of its own, so that an answer is read on the thread that waits for
+//! it. The caller's token and deadline go with every call; whatever else he sent stays here.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use api::grpc::{CallContext, Code, Status};
+use bytes::Bytes;
+use client::{Client, Rpc};
+use proto::etcdserverpb as pb;
+
+use super::namespace::Namespace;
+
+thread_local! {
+    /// The number of this thread among the workers.
+    static WORKER: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Tells a worker thread its number.
+pub(crate) fn this_is_worker(number: usize) {
+    WORKER.set(number);
+}
+
+/// How often an answer from a member that is behind is asked for again, per endpoint.
+const ORDERING_ROUNDS: usize = 5;
+
+/// The cluster, seen from a worker.
+pub(crate) struct Upstream {
+    clients: Vec<Client>,
+    pub(crate) namespace: Namespace,
+    /// `--experimental-serializable-ordering`: the newest revision that a range has shown.
+    newest_revision: Option<AtomicI64>,
+}
+
+impl Upstream {
+    /// `clients` has one for each worker.
+    pub(crate) fn new(clients: Vec<Client>, namespace: &str, ordering: bool) -> Self {
+        let newest_revision = ordering.then(AtomicI64::default);
+        Self { clients, namespace: Namespace::new(namespace), newest_revision }
+    }
+
+    /// The client of this thread, nobody's in particular.
+    pub(crate) fn client(&self) -> &Client {
+        &self.clients[WORKER.get()]
+    }
+
+    /// The client of this thread, on behalf of a caller.
+    pub(crate) fn client_for(&self, context: &CallContext) -> Client {
+        let client = self.client().with_deadline(context.deadline);
+        match context.token() {
+            Some(token) => client.with_token(token),
+            None => client,
+        }
+    }
+
+    /// Passes a request on as it is.
+    pub(crate) async fn call<R: Rpc>(
+        &self,
+        context: &CallContext,
+        request: R,
+    ) -> Result<R::Response, Status> {
+        self.client_for(context).call(request).await.map_err(|error| status_of(&error))
+    }
+
+    /// A range in the namespace.
+    pub(crate) async fn range(
+        &self,
+        client: &Client,
+        mut request: pb::RangeRequest,
+    ) -> Result<pb::RangeResponse, client::Error> {
+        self.refuse_empty(&request.key)?;
+        self.namespace.enter_range(&mut request);
+        let mut response = self.range_in_order(client, request).await?;
+        self.namespace.leave_kvs(&mut response.kvs);
+        Ok(response)
+    }
+
+    /// Asks again while the answer is older than one that somebody has seen.
+    async fn range_in_order(
+        &self,
+        client: &Client,
+        request: pb::RangeRequest,
+    ) -> Result<pb::RangeResponse, client::Error> {
+        let Some(newest) = &self.newest_revision else { return client.call(request).await };
+        let seen_before = newest.load(Ordering::Relaxed);
+        for _ in 0..=ORDERING_ROUNDS * client.endpoints().len() {
+            let response = client.call(request.clone()).await?;
+            let revision = response.header.as_ref().map_or(0, |header| header.revision);
+            if revision >= seen_before {
+                newest.fetch_max(revision, Ordering::Relaxed);
+                return Ok(response);
+            }
+        }
+        let message =
+            "etcdclient: no cluster members have a revision higher than the previously received revision";
+        Err(client::Error::Rpc { code: client::Code::Unknown, message: message.to_owned() })
+    }
+
+    /// With a namespace no key is empty any more when it arrives, so that has to be said here.
+    pub(crate) fn refuse_empty(&self, key: &Bytes) -> Result<(), client::Error> {
+        if !key.is_empty() || self.namespace.is_empty() {
+            return Ok(());
+        }
+        let message = "etcdserver: key is not provided".to_owned();
+        Err(client::Error::Rpc { code: client::Code::InvalidArgument, message })
+    }
+}
+
+/// A failure of the client as the caller sees it: the cluster's own code and text where it has any.
+pub(crate) fn status_of(error: &client::Error) -> Status {
+    match error {
+        client::Error::Rpc { code, message } => {
+            let code = Code::ALL.get(*code as usize).copied().unwrap_or(Code::Unknown);
+            Status::new(code, message.clone())
+        }
+        client::Error::DeadlineExceeded => Status::deadline_exceeded(),
+        client::Error::Canceled => Status::canceled(),
+        other => Status::new(Code::Unknown, other.to_string()),
+    }
+}
+
+/// The status of a broken stream.
+pub(crate) fn broken(status: impl Into<client::Error>) -> Status {
+    status_of(&status.into())
+}
