@@ -27,7 +27,10 @@ fn without_numbers(text: &str) -> String {
 /// What a command said, without what differs from run to run. A line that several members caused counts once.
 fn shown(member: &Member, words: &str) -> anyhow::Result<String> {
     let ran = ctl(member).run(&words.split(' ').collect::<Vec<_>>())?;
-    let text = without_numbers(&format!("{}{}", ran.stdout, ran.messages()));
+    let mut text = without_numbers(&format!("{}{}", ran.stdout, ran.messages()));
+    while text.contains("NOSPACE NOSPACE") {
+        text = text.replace("NOSPACE NOSPACE", "NOSPACE");
+    }
     let mut lines: Vec<&str> =
         text.lines().map(|line| line.split(" took").next().unwrap_or_default()).collect();
     lines.dedup();
