@@ -108,7 +108,7 @@ fn drill(program: &Program) -> anyhow::Result<(Vec<String>, Cluster)> {
     seen.push(shown(&cluster.members[2], "alarm list")?);
     for member in &cluster.members {
         seen.push(shown(member, "put a b")?);
-        seen.push(shown(member, "lease grant 60")?.split("granted").next().unwrap_or_default().to_owned());
+        seen.push(shown(member, "lease grant 60")?.split(": lease").next().unwrap_or_default().to_owned());
         seen.push(health(member)?);
         seen.push(shown(member, "endpoint health")?);
     }
