@@ -219,9 +219,9 @@ fn members_meet_over_unix_sockets() {
     for member in &mut members {
         member.wait_for("ready to serve client requests");
     }
-    for number in 0..2 {
+    for (number, member) in members.iter().enumerate() {
         // A linearizable read needs both.
-        let answer = members[number].get(&format!("c{number}:0"), "/health");
+        let answer = member.get(&format!("c{number}:0"), "/health");
         assert!(answer.contains("\"health\":\"true\""), "{answer}");
     }
 }

@@ -303,7 +303,7 @@ fn both_sides_are_encrypted() -> anyhow::Result<()> {
     };
     let start = |args: Vec<String>| {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        Front::start(&our_program(), "grpc-proxy", &[url.clone()], &args)
+        Front::start(&our_program(), "grpc-proxy", std::slice::from_ref(&url), &args)
     };
     let refused = start(up(&named_pair)).err().context("a certificate with a name was taken")?;
     ensure!(format!("{refused:#}").contains("cert has non empty Common Name (somebody)"), "{refused:#}");
