@@ -139,6 +139,7 @@ fn works(wrapper: &[&str]) -> bool {
     let ran = Command::new(wrapper[0]).args(&wrapper[1..]).arg("true").stderr(Stdio::null()).status();
     let works = ran.is_ok_and(|status| status.success());
     if !works {
+        assert!(std::env::var_os("CI").is_none(), "{} is not possible here", wrapper.join(" "));
         eprintln!("passed over: {} is not possible here", wrapper.join(" "));
     }
     works
