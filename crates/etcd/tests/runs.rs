@@ -139,6 +139,7 @@ fn works(wrapper: &[&str]) -> bool {
     let ran = Command::new(wrapper[0]).args(&wrapper[1..]).arg("true").stderr(Stdio::null()).status();
     let works = ran.is_ok_and(|status| status.success());
     if !works {
+        assert!(std::env::var_os("CI").is_none(), "{} is not possible here", wrapper.join(" "));
         eprintln!("passed over: {} is not possible here", wrapper.join(" "));
     }
     works
@@ -219,9 +220,9 @@ fn members_meet_over_unix_sockets() {
     for member in &mut members {
         member.wait_for("ready to serve client requests");
     }
-    for number in 0..2 {
+    for (number, member) in members.iter().enumerate() {
         // A linearizable read needs both.
-        let answer = members[number].get(&format!("c{number}:0"), "/health");
+        let answer = member.get(&format!("c{number}:0"), "/health");
         assert!(answer.contains("\"health\":\"true\""), "{answer}");
     }
 }

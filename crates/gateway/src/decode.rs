@@ -191,7 +191,7 @@ fn decode_base64(text: &str) -> Option<Vec<u8>> {
         true => text.replace(['\n', '\r'], "").into(),
         false => text.into(),
     };
-    if text.len() % 4 != 0 && text.ends_with('=') {
+    if !text.len().is_multiple_of(4) && text.ends_with('=') {
         return None;
     }
     engine.decode(text.as_bytes()).ok()

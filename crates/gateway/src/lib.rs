@@ -4,7 +4,7 @@
 //! - [`values`]: cuts JSON values out of a body that arrives in pieces;
 //! - [`decode`](fn@decode) and [`encode`](fn@encode): from a JSON value to the encoded message, and back;
 //! - [`answer`]: errors, lines of streams, statuses of HTTP;
-//! - [`websocket`]: frames.
+//! - [`websocket`]: reading and writing its frames.
 //!
 //! Messages are never built: text becomes wire bytes and wire bytes become text, led by the tables of
 //! [`schema`], so a value is copied once and decoded from base64 into its place.

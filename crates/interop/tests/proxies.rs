@@ -184,12 +184,17 @@ fn an_endpoint_dies_under_traffic() -> anyhow::Result<()> {
     opened.recv_timeout(PATIENCE).context("the watch does not open")?;
     (0..6).try_for_each(put)?;
     let leader = cluster.leader()?;
+    // This one learns of the other members by itself.
+    let sync = ["--endpoints-auto-sync-interval=100ms", "--debug"];
+    let alone = Front::start(&our_program(), "grpc-proxy", &endpoints[leader..=leader], &sync)?;
+    eventually("the members are followed", || Ok(alone.log().contains("followed the member list")))?;
     cluster.members[leader].kill()?;
     (6..18).try_for_each(put)?;
     let mut seen = watching.join().map_err(|_| anyhow::anyhow!("the watch panicked"))??;
     seen.dedup();
     let expected: Vec<String> = (0..18).map(|number| number.to_string()).collect();
     ensure!(seen == expected, "{seen:?}");
+    ensure!(through(&alone).run(&["get", "k", "--print-value-only"])?.success()? == "17\n");
     cluster.members[leader].run()?;
     ensure!(gateway.log().contains("\"msg\":\"deactivated endpoint\""), "{}", gateway.log());
     eventually("the gateway sees that it is back", || Ok(gateway.log().contains("\"msg\":\"activated\"")))
@@ -298,7 +303,7 @@ fn both_sides_are_encrypted() -> anyhow::Result<()> {
     };
     let start = |args: Vec<String>| {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        Front::start(&our_program(), "grpc-proxy", &[url.clone()], &args)
+        Front::start(&our_program(), "grpc-proxy", std::slice::from_ref(&url), &args)
     };
     let refused = start(up(&named_pair)).err().context("a certificate with a name was taken")?;
     ensure!(format!("{refused:#}").contains("cert has non empty Common Name (somebody)"), "{refused:#}");

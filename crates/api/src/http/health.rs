@@ -189,9 +189,8 @@ async fn sickness<M: Member>(
     for alarm in member.shared().alarms().list(pb::AlarmType::None as i32) {
         let name = pb::AlarmType::try_from(alarm.alarm).map_or("UNKNOWN", |kind| kind.as_str_name());
         if !excluded(name) {
-            let member = types::MemberId(alarm.member_id);
             tracing::warn!(
-                alarm = format!("memberID:{member} alarm:{name}"),
+                alarm = format!("memberID:{} alarm:{name}", alarm.member_id),
                 "serving /health false due to an alarm"
             );
             return Some(format!("ALARM {name}"));

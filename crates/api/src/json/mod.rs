@@ -55,12 +55,16 @@ pub(crate) async fn answer<M: Member>(
             "CommonName of client sending a request against gateway will be ignored and not used as expected";
         return error(StatusCode::BAD_REQUEST, text);
     }
-    if websocket::is_wanted(&request) && caller.can_upgrade() && request.method() != Method::OPTIONS {
-        return websocket::accept(service, path, request, &caller);
-    }
     let origin = request.headers().clone();
     let mut response = match *request.method() {
         Method::OPTIONS => Response::new(body("")),
+        _ if websocket::is_wanted(&request) && caller.can_upgrade() => {
+            let response = websocket::accept(service, path, request, &caller);
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                return response;
+            }
+            response
+        }
         _ => route(service, path, request, caller).await,
     };
     access.add_cors(&origin, response.headers_mut());

@@ -26,7 +26,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::stream::next_line;
-use super::{Begun, metadata, most_text_bytes};
+use super::{Begun, metadata, most_text_bytes, to_json};
 use crate::grpc::{Caller, Code, HttpBody, InnerCall, InnerRequests, RequestBody, Status};
 use crate::http::{body, error, unescape_path};
 use crate::member::Member;
@@ -154,8 +154,8 @@ async fn serve(
                     }
                 }
             },
-            line = next_line(&mut call, route) => match line {
-                Some(Ok(line)) => websocket::text(without_newline(&line)),
+            text = next_text(&mut call, route) => match text {
+                Some(Ok(text)) => websocket::text(without_newline(&text)),
                 Some(Err(status)) => break [error_text(route, &status), websocket::close(CLOSE_NORMAL)].concat(),
                 None => break websocket::close(CLOSE_NORMAL),
             },
@@ -167,6 +167,17 @@ async fn serve(
     // Whoever has gone does not need it.
     let _ = writer.write_all(&last).await;
     let _ = writer.shutdown().await;
+}
+
+/// The next answer, or how the call ended: `None` for well.
+async fn next_text(call: &mut InnerCall, route: &Route) -> Option<Result<Bytes, Status>> {
+    if route.responses_stream {
+        return next_line(call, route).await;
+    }
+    match call.next().await {
+        Some(wire) => Some(to_json(route, &wire).map(Bytes::from)),
+        None => call.outcome().err().map(Err),
+    }
 }
 
 fn without_newline(line: &Bytes) -> &[u8] {

@@ -19,7 +19,7 @@ use proto::reflection::server_reflection_request::MessageRequest;
 use proto::reflection::server_reflection_response::MessageResponse;
 use serde_json::{Value, json};
 use tls::authority::{Authority, Leaf};
-use wire::{Lines, Socket, post, post_as};
+use wire::{Lines, Socket, post};
 
 /// The answer of `curl` to words of a command line, as text.
 fn curl(words: &[&str]) -> anyhow::Result<String> {
@@ -214,7 +214,7 @@ fn watches_go_both_ways_and_end_with_their_client() -> anyhow::Result<()> {
     ensure!(watch.next()?["events"][0]["kv"]["key"] == "Yg==");
     watch.say(&json!({"cancel_request": {"watch_id": 1}}))?;
     ensure!(watch.next()?["canceled"] == true);
-    ensure!(watchers(&member)? == "1");
+    eventually("one watcher is left", || Ok(watchers(&member)? == "1"))?;
     drop(watch);
     eventually("the watcher goes with its client", || Ok(watchers(&member)? == "0"))?;
     // One that is still there does not hold up the end of the server.
@@ -245,7 +245,10 @@ fn a_watch_over_websocket() -> anyhow::Result<()> {
         ensure!(event["result"]["events"][0]["kv"]["value"] == "MQ==", "{event}");
         socket.send(0x88, &[3, 0xe8])?;
         ensure!(socket.is_closed());
-        eventually("the watcher goes with its client", || Ok(watchers(&member)? == "0"))?;
+        // In etcd it stays.
+        if program.path != yardstick().path {
+            eventually("the watcher goes with its client", || Ok(watchers(&member)? == "0"))?;
+        }
 
         let mut socket = Socket::open(&authority, "/v3/nosuch", "")?;
         ensure!(socket.next()?["message"] == "Not Found" && socket.is_closed());
@@ -283,7 +286,7 @@ fn other_methods_over_websocket() -> anyhow::Result<()> {
     let member = Member::start(&subject(), &[])?;
     let mut socket = Socket::open(&member.authority(), "/v3/kv/range", "")?;
     socket.send(0x81, br#"{"key":"YQ=="}"#)?;
-    ensure!(socket.next()?["result"].is_null() && socket.is_closed());
+    ensure!(socket.next()?["header"]["revision"] == "1" && socket.is_closed());
     let mut socket = Socket::open(&member.authority(), "/v3/kv/range", "")?;
     socket.send(0x81, b"{}")?;
     ensure!(socket.next()?["message"] == "etcdserver: key is not provided" && socket.is_closed());
@@ -315,7 +318,7 @@ fn the_gateway_can_be_turned_off_and_served_elsewhere() -> anyhow::Result<()> {
 
 #[test]
 fn who_may_ask_is_checked_for_the_gateway_too() -> anyhow::Result<()> {
-    let args = ["--host-whitelist=here", "--cors=http://page"];
+    let args = ["--host-whitelist=here", "--cors=http://page:1"];
     for program in [subject(), yardstick()] {
         let member = Member::start(&program, &args)?;
         let ask = |headers: &[(&str, &str)]| {
@@ -323,9 +326,9 @@ fn who_may_ask_is_checked_for_the_gateway_too() -> anyhow::Result<()> {
         };
         ensure!(ask(&[])?.status == 421);
         ensure!(ask(&[("Host", "here")])?.header("access-control-allow-origin").is_none());
-        let answer = ask(&[("Host", "here:1"), ("Origin", "http://page")])?;
+        let answer = ask(&[("Host", "here:1"), ("Origin", "http://page:1")])?;
         ensure!(answer.status == 200, "{answer:?}");
-        ensure!(answer.header("access-control-allow-origin") == Some("http://page"));
+        ensure!(answer.header("access-control-allow-origin") == Some("http://page:1"));
     }
     Ok(())
 }
@@ -336,12 +339,12 @@ fn certificates_and_versions_of_http() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
     let authority = Authority::new("gateway-ca")?;
-    authority.write(dir.path(), "ca.crt")?;
+    authority.write(dir.path(), "ca")?;
     for (name, common_name) in [("server", "server"), ("root", "root"), ("nameless", "")] {
         authority.issue(&Leaf::new(common_name, &["127.0.0.1"]))?.write(dir.path(), name)?;
     }
     for program in [subject(), yardstick()] {
-        let (member, secure) = secure_member(&program, dir.path(), &path)?;
+        let (_member, secure) = secure_member(&program, dir.path(), &path)?;
         let url = format!("{secure}/v3/");
         let ask = |who: &str, version: &str, path_: &str, body: &str| {
             let (certificate, key) = (path(&format!("{who}.crt")), path(&format!("{who}.key")));

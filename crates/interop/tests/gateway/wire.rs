@@ -13,13 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The answer to a POST, as JSON.
 pub fn post(authority: &str, path: &str, body: &Value) -> anyhow::Result<Value> {
-    post_as(authority, path, None, body)
-}
-
-/// The same with a token.
-pub fn post_as(authority: &str, path: &str, token: Option<&str>, body: &Value) -> anyhow::Result<Value> {
-    let headers: Vec<_> = token.map(|token| ("Authorization", token)).into_iter().collect();
-    let answer = http::request(authority, "POST", path, &headers, &body.to_string())?;
+    let answer = http::request(authority, "POST", path, &[], &body.to_string())?;
     let text = String::from_utf8_lossy(&answer.body);
     ensure!(answer.status == 200, "{path}: {} {text}", answer.status);
     serde_json::from_str(&text).with_context(|| format!("{path}: {text}"))

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::ensure;
-use interop::cluster::ctl;
+use interop::cluster::eventually;
 use interop::member::Member;
 use prost::Message;
 
@@ -32,7 +32,6 @@ fn profile(member: &Member, path: &str) -> anyhow::Result<Profile> {
     flate2::read::GzDecoder::new(&body[..]).read_to_end(&mut plain)?;
     let profile = Profile::decode(&plain[..])?;
     ensure!(profile.string_table.first().is_some_and(String::is_empty), "{path}");
-    ensure!(!profile.sample.is_empty() && !profile.location.is_empty(), "{path} is empty");
     Ok(profile)
 }
 
@@ -46,15 +45,20 @@ fn profiles_show_the_running_process() -> anyhow::Result<()> {
     let cpu = std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                // What fails here is seen by nobody, and not what is tested.
-                let _ = ctl(&member).run(&["put", "a", "b"]);
+                // A page that costs something. What fails here is not what is tested.
+                let _ = get(&member, "/metrics");
             }
         });
-        let cpu = profile(&member, "/debug/pprof/profile?seconds=2");
+        // On a machine that is busy with other things the first seconds may see nothing.
+        let mut cpu = Profile::default();
+        let taken = eventually("samples", || {
+            cpu = profile(&member, "/debug/pprof/profile?seconds=1")?;
+            Ok(!cpu.sample.is_empty() && !cpu.location.is_empty())
+        });
         done.store(true, Ordering::Relaxed);
-        cpu
+        taken.map(|()| cpu)
     })?;
-    ensure!(cpu.period == 10_000_000 && cpu.duration_nanos >= 2_000_000_000);
+    ensure!(cpu.period == 10_000_000 && cpu.duration_nanos >= 1_000_000_000);
     let named = |profile: &Profile, part: &str| profile.string_table.iter().any(|text| text.contains(part));
     ensure!(named(&cpu, "cpu") && named(&cpu, "::"), "{:?}", cpu.string_table);
 

@@ -132,21 +132,23 @@ async fn calls(member: &mut Member) -> anyhow::Result<()> {
 }
 
 fn traced(program: &interop::programs::Program, rate: &str) -> anyhow::Result<Collected> {
+    let address = format!("127.0.0.1:{}", free_port()?);
+    let listener = std::net::TcpListener::bind(&address)?;
+    listener.set_nonblocking(true)?;
+    let collector = format!("--distributed-tracing-address={address}");
+    let rate = format!("--distributed-tracing-sampling-rate={rate}");
+    let args = [
+        "--enable-distributed-tracing",
+        &collector,
+        &rate,
+        "--distributed-tracing-service-name=shop",
+        "--distributed-tracing-instance-id=one",
+    ];
+    let mut member = Member::start(program, &args)?;
     block_on(async {
-        let address = format!("127.0.0.1:{}", free_port()?);
-        let listener = TcpListener::bind(&address).await?;
         let collected = Rc::new(RefCell::new(Collected::default()));
+        let listener = TcpListener::from_std(listener)?;
         let task = tokio::task::spawn_local(collect(listener, collected.clone()));
-        let collector = format!("--distributed-tracing-address={address}");
-        let rate = format!("--distributed-tracing-sampling-rate={rate}");
-        let args = [
-            "--enable-distributed-tracing",
-            &collector,
-            &rate,
-            "--distributed-tracing-service-name=shop",
-            "--distributed-tracing-instance-id=one",
-        ];
-        let mut member = Member::start(program, &args)?;
         calls(&mut member).await?;
         task.abort();
         Ok(collected.take())

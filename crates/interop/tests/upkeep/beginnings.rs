@@ -148,7 +148,7 @@ fn a_registry_behind_tls_and_passwords() -> anyhow::Result<()> {
         format!(
             "name: m1\ndata-dir: {}\nlisten-client-urls: {client}\nadvertise-client-urls: {client}\n\
              listen-peer-urls: {peer}\ninitial-advertise-peer-urls: {peer}\ndiscovery-config:\n  token: t\n  \
-             client:\n    endpoints: [\"{secure}\"]\n    dial-timeout: 2000000000\n    request-timeout: 2000000000\n    \
+             client:\n    endpoints: [\"{secure}\"]\n    dial-timeout: 20000000000\n    request-timeout: 20000000000\n    \
              secure:\n      cacert: {ca}\n      insecure-transport: false\n    auth:\n      username: root\n      \
              password: {password}\n",
             member.data_dir().display(),
@@ -162,7 +162,7 @@ fn a_registry_behind_tls_and_passwords() -> anyhow::Result<()> {
     member.discover();
     member.add_args(&["--config-file", &wrong.to_string_lossy()]);
     member.spawn()?;
-    ensure!(member.wait_end(Duration::from_secs(20))?.code() == Some(1), "{}", member.log_tail());
+    ensure!(member.wait_end(Duration::from_secs(40))?.code() == Some(1), "{}", member.log_tail());
     let error =
         "failed to join discovery cluster (etcdserver: authentication failed, invalid user ID or password)";
     let records = said(&member, "failed to bootstrap; discovery token was already used");

@@ -27,6 +27,7 @@ fn members_find_each_other_by_the_dns() -> anyhow::Result<()> {
     let namespaces = ["--user", "--map-root-user", "--net", "--mount"];
     let possible = Command::new("unshare").args(namespaces).args(["ip", "link", "set", "lo", "up"]).status();
     if !possible.is_ok_and(|status| status.success()) {
+        ensure!(std::env::var_os("CI").is_none(), "no namespaces here, or no `ip`");
         eprintln!("passed over: no namespaces here");
         return Ok(());
     }

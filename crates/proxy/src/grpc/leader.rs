@@ -1,7 +1,8 @@
 //! Whether the cluster has a leader: for streams whose callers ask to be cut off when it has none.
 //!
 //! A watch on a key that nobody writes, at a revision that never comes, on a stream that the cluster
-//! itself cuts off. It begins when the first caller asks.
+//! itself cuts off. It begins when the first caller asks. With auth on the cluster refuses it, and
+//! callers are not cut off.
 //!
 //! **Source**: etcd `server/proxy/grpcproxy/leader.go`.
 
@@ -15,7 +16,7 @@ use tokio::sync::watch;
 
 const KEY: &str = "__lostleader";
 const NEVER: i64 = i64::MAX - 2;
-const RETRY: Duration = Duration::from_millis(100);
+const RETRY: Duration = Duration::from_millis(500);
 
 /// What is known of the leader.
 pub(crate) struct Leader {
@@ -56,13 +57,15 @@ async fn observe(client: Client, known: watch::Sender<Option<bool>>) {
             start_revision: NEVER,
             ..Default::default()
         });
-        while let Some(Ok(response)) = watch.next().await {
-            if response.canceled {
-                break;
+        let lost = loop {
+            match watch.next().await {
+                Some(Ok(response)) if !response.canceled => drop(known.send_replace(Some(true))),
+                Some(Err(error)) => break error.is_server("no leader"),
+                // With auth on nobody in particular may watch, so nothing is known.
+                Some(Ok(_)) | None => break false,
             }
-            known.send_replace(Some(true));
-        }
-        known.send_replace(Some(false));
+        };
+        known.send_replace(Some(!lost));
         tokio::time::sleep(RETRY).await;
     }
 }

@@ -173,7 +173,7 @@ impl Renewing {
                     Some(answer) => {
                         let waiting = self.waiting.remove(&answer.id).unwrap_or_default();
                         // Who has gone needs no answer.
-                        waiting.into_iter().for_each(|reply| drop(reply.send(Ok(answer.clone()))));
+                        waiting.into_iter().for_each(|reply| drop(reply.send(Ok(answer))));
                     }
                     None => {
                         let message = "error reading from server: EOF".to_owned();

@@ -431,6 +431,7 @@ async fn follow_members(clients: Vec<Client>, interval: Duration) {
                 let voters = started.filter(|member| !member.is_learner);
                 let endpoints: Vec<String> = voters.flat_map(|member| member.client_ur_ls).collect();
                 clients.iter().for_each(|client| client.set_endpoints(&endpoints));
+                log::debug!("followed the member list", "endpoints" => &endpoints);
             }
             Err(error) => log::info!("Auto sync endpoints failed.", "error" => error.to_string()),
         }

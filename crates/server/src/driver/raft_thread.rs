@@ -141,6 +141,8 @@ impl RaftThread {
                 return Ok(true);
             }
             Input::Advance(ticks) => {
+                // Whoever leads already counts its ticks for other things.
+                let ticks = if self.progress.is_leader() { 0 } else { ticks };
                 for _ in 0..ticks {
                     self.member.handle(member::Input::Tick)?;
                 }

@@ -11,6 +11,7 @@ use std::io::{self, IoSlice, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -19,6 +20,9 @@ use super::Level;
 
 /// Where the journal listens.
 pub(super) const SOCKET: &str = "/run/systemd/journal/socket";
+
+/// How long the journal may take for a record when its queue is full.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A connection to the journal.
 #[derive(Debug)]
@@ -43,6 +47,7 @@ impl Journal {
     pub fn connect(path: &Path) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.connect(path)?;
+        socket.set_write_timeout(Some(PATIENCE))?;
         let program = std::env::args_os().next().unwrap_or_default();
         let identifier = Path::new(&program).file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Self { socket, identifier })
@@ -95,7 +100,6 @@ fn add(datagram: &mut Vec<u8>, name: &str, value: &[u8]) {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Seek};
-    use std::time::Duration;
 
     use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 

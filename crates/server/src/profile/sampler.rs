@@ -452,11 +452,10 @@ pub(super) mod tests {
             let patience = Instant::now() + Duration::from_secs(30);
             let waits = || {
                 let counted = dump().unwrap();
-                let found = counted.stacks.keys().any(|(thread, stack)| {
+                counted.stacks.keys().any(|(thread, stack)| {
                     let is_it = |name: &String| name.contains("wait_for_the_test");
                     thread.is_some() && names(&counted, stack).iter().any(is_it)
-                });
-                found
+                })
             };
             while !waits() {
                 assert!(Instant::now() < patience, "the waiting thread is not found");

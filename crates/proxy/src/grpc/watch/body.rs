@@ -95,10 +95,13 @@ impl View {
     }
 }
 
+/// What tells bodies of one response apart: the view, and the first event.
+type Variant = (View, usize);
+
 /// The bodies that one response with events has, made when the first watch wants them.
 pub(crate) struct Bodies<'a> {
     response: &'a pb::WatchResponse,
-    made: Vec<((View, usize), Option<Arc<Body>>)>,
+    made: Vec<(Variant, Option<Arc<Body>>)>,
 }
 
 impl<'a> Bodies<'a> {
