@@ -23,7 +23,8 @@ pub fn page() -> String {
     page.text(
         "Runs one member of a cluster. This is retcd, which stands in for etcd: the same API, flags, files, metrics and \
          logs. It listens for clients on port 2379 and for other members on port 2380, on this machine alone unless \
-         told otherwise, and runs until it gets SIGINT or SIGTERM.",
+         told otherwise, and runs until it gets SIGINT or SIGTERM. The commands below run in the place of a \
+         member; they have flags of their own and no variables.",
     );
     page.section("OPTIONS");
     page.text("One dash or two; a value stands behind a blank or an equals sign, that of a switch only behind the latter.");
@@ -50,8 +51,6 @@ pub fn page() -> String {
     );
     page.item("--version", "Print the version and leave.");
     page.item("-h, --help", "Print all flags and leave.");
-    page.section("COMMANDS");
-    page.text("In the place of a member. These have flags of their own and no variables.");
     tools::commands(&mut page, &proxies::ROOT);
     page.section("ENVIRONMENT");
     page.text(
