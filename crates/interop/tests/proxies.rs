@@ -223,8 +223,7 @@ fn a_namespace_keeps_everything_inside() -> anyhow::Result<()> {
     check(&outside, &["get", "team/", "--prefix"], "team/a\n1\nteam/b\n2\n")?;
     let listed = inner.run(&["lease", "timetolive", &lease, "--keys"])?.success()?;
     ensure!(listed.ends_with("attached keys([a])\n"), "{listed}");
-    let watched =
-        inner.run_until(&["watch", "", "--from-key", "--rev=1", "--prev-kv"], "", Until::Lines(6))?;
+    let watched = inner.run_until(&["watch", "", "--prefix", "--rev=1", "--prev-kv"], "", Until::Lines(6))?;
     ensure!(watched.stdout == "PUT\na\n1\nPUT\nb\n2\n", "{}", watched.stdout);
     check(&inner, &["del", "", "--from-key"], "2\n")?;
     check(&outside, &["get", "", "--from-key", "--keys-only"], "other\n\nteam\n\nteamz\n\n")?;
