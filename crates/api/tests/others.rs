@@ -264,8 +264,10 @@ async fn the_health_service_follows_the_member() {
         Incoming::new(within(response).await.unwrap().into_body())
     };
     let (mut watch, mut unknown) = (open("").await, open("x").await);
-    for (serving, status) in [(true, 1), (false, 2), (true, 1)] {
-        fixture.member.serving.send_replace(serving);
+    for (serving, status) in [(None, 1), (Some(false), 2), (Some(true), 1)] {
+        if let Some(serving) = serving {
+            fixture.member.serving.send_replace(serving);
+        }
         let told: healthpb::HealthCheckResponse = watch.next().await.unwrap();
         assert_eq!(told.status, status);
         let health: healthpb::HealthCheckResponse =

@@ -129,11 +129,10 @@ fn version_and_help_leave_with_0() {
 }
 
 #[test]
-fn what_is_still_to_come_is_refused_by_name() {
+fn what_no_longer_exists_is_refused_by_name() {
     for (args, want) in [
-        (&["--memory-mlock"][..], "--memory-mlock is not supported by this build yet"),
         (
-            &["--discovery=http://x"],
+            &["--discovery=http://x"][..],
             "invalid value \"http://x\" for flag -discovery: v2 discovery no longer exists",
         ),
         (&["--enable-v2"], "invalid boolean value \"true\" for -enable-v2: the v2 API no longer exists"),
