@@ -2,6 +2,7 @@
 //!
 //! On encrypted ports curl, browsers and Prometheus speak HTTP/2 to `/health` and `/metrics`.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -20,8 +21,8 @@ use super::{Caller, HttpBody, Service};
 pub enum RequestBody {
     /// Over HTTP/1.
     Http1(hyper::body::Incoming),
-    /// Over HTTP/2.
-    Http2(http2::Body),
+    /// Over HTTP/2. Shared with who answers, see [`read_on`].
+    Http2(Rc<RefCell<http2::Body>>),
 }
 
 impl Body for RequestBody {
@@ -36,9 +37,8 @@ impl Body for RequestBody {
             Self::Http1(body) => {
                 ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(io::Error::other))
             }
-            Self::Http2(body) => {
-                ready!(body.poll_data(cx)).map(|data| data.map(Frame::data).map_err(io::Error::other))
-            }
+            Self::Http2(body) => ready!(body.borrow_mut().poll_data(cx))
+                .map(|data| data.map(Frame::data).map_err(io::Error::other)),
         })
     }
 }
@@ -49,15 +49,19 @@ pub(crate) fn is_grpc(head: &Head) -> bool {
     content_type.windows(GRPC.len()).any(|part| part == GRPC)
 }
 
+/// How much of a request is read after its answer.
+const LATE_BYTES: usize = 64 << 10;
+
 const GRPC: &[u8] = b"application/grpc";
 
 /// Has the service answer a request.
 pub(crate) async fn answer<S: Service>(request: http2::server::Request, service: Rc<S>, caller: Caller) {
     let http2::server::Request { head, body, mut respond } = request;
     let without_body = head.method() == b"HEAD";
+    let body = Rc::new(RefCell::new(body));
     let response = match read_head(&head) {
         Some(parts) => {
-            let request = parts.map(|()| RequestBody::Http2(body));
+            let request = parts.map(|()| RequestBody::Http2(body.clone()));
             let taken_back = poll_fn(|cx| respond.poll_reset(cx).map(drop));
             tokio::select! {
                 biased;
@@ -73,6 +77,20 @@ pub(crate) async fn answer<S: Service>(request: http2::server::Request, service:
     };
     if send(&mut respond, response, without_body).await.is_none() {
         respond.reset(Reason::INTERNAL_ERROR);
+        return;
+    }
+    read_on(&body).await;
+}
+
+/// Reads what is left of a request that has its answer: some clients take an answer that overtakes their
+/// request, and the stream's end behind it, for a failure. Behind [`LATE_BYTES`] the stream is closed.
+async fn read_on(body: &RefCell<http2::Body>) {
+    let mut left = LATE_BYTES;
+    while left > 0 {
+        match poll_fn(|cx| body.borrow_mut().poll_data(cx)).await {
+            Some(Ok(data)) => left = left.saturating_sub(data.len()),
+            _ => return,
+        }
     }
 }
 
