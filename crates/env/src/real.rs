@@ -120,8 +120,11 @@ impl File for RealFile {
             return Ok(());
         }
         match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len) {
-            // A file system without preallocation still gets the length.
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => self.file.set_len(len),
+            // A file system without preallocation still gets the length; so does one in memory that
+            // gives up, and starts from the beginning, whenever a profile's signal comes.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INTR) => {
+                self.file.set_len(len)
+            }
             result => Ok(result?),
         }
     }

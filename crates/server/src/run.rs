@@ -196,11 +196,12 @@ impl Serving {
         let patience = config.request_timeout();
         let stops = listeners.iter().map(|listener| listener.shutdown(patience));
         runtime.block_on(futures_util::future::join_all(stops));
+        runtime.block_on(running.node.leave_leadership());
+        running.stop();
+        // A collector that does not answer may take its time here: nobody waits for this member.
         if let Some(tracer) = tracer {
             tracer.stop();
         }
-        runtime.block_on(running.node.leave_leadership());
-        running.stop();
         listeners::remove_sockets(&config);
         log::info!("closed etcd server", "name" => &config.name, "data-dir" => &config.data_dir);
     }

@@ -45,6 +45,10 @@ pub fn shown(answer: &Answer) -> String {
     }
     // The runtime of some builds puts a hard blank into its errors.
     let body = String::from_utf8_lossy(&answer.body).replace("proto:\u{a0}", "proto: ");
+    // Which of the two ends a stream whose time is over, deadline or the other side's reset, is a race
+    // inside the real gateway.
+    let body =
+        body.replace("stream terminated by RST_STREAM with error code: CANCEL", "context deadline exceeded");
     let lines = body.split('\n').map(|line| match serde_json::from_str::<Value>(line) {
         Ok(mut value) => {
             blur(&mut value);

@@ -128,8 +128,10 @@ impl RotatingFile {
 
     pub fn write(&mut self, line: &[u8]) -> io::Result<()> {
         let length = line.len() as u64;
-        if self.bytes > 0 && self.bytes.saturating_add(length) > self.rotation.max_bytes {
-            self.rotate(Timestamp::now())?;
+        let is_full = self.bytes > 0 && self.bytes.saturating_add(length) > self.rotation.max_bytes;
+        if is_full && self.rotate(Timestamp::now()).is_err() {
+            // The old file takes the record, and the next try comes one file later.
+            self.bytes = 0;
         }
         self.file.write_all(line)?;
         self.bytes += length;
@@ -238,6 +240,7 @@ fn tidy_up(path: &Path, rotation: &Rotation, now: Timestamp) -> io::Result<()> {
     let oldest = now.checked_sub(age).ok().filter(|_| rotation.max_age_days > 0);
     let oldest = oldest.map(|oldest| stamp(oldest, &rotation.zone()));
     let mut kept: Vec<String> = Vec::new();
+    let mut plain = Vec::new();
     for old in old_files(path)? {
         // A file and what it was compressed to count as one.
         if kept.last() != Some(&old.stamp) {
@@ -245,12 +248,16 @@ fn tidy_up(path: &Path, rotation: &Rotation, now: Timestamp) -> io::Result<()> {
         }
         let is_too_many = rotation.max_backups > 0 && kept.len() > rotation.max_backups;
         if is_too_many || oldest.as_ref().is_some_and(|oldest| old.stamp < *oldest) {
-            fs::remove_file(&old.path)?;
+            match fs::remove_file(&old.path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         } else if rotation.compress && !old.is_compressed {
-            compress(&old.path)?;
+            plain.push(old.path);
         }
     }
-    Ok(())
+    // Last: on a full disk nothing can be compressed before something was removed.
+    plain.iter().try_for_each(|path| compress(path))
 }
 
 /// Puts a compressed file in the place of a plain one. What an interrupted attempt left is written anew.

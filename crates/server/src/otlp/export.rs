@@ -214,10 +214,11 @@ impl Sending {
         };
         match (head.status(), field("grpc-status").as_str()) {
             (200, "0") => Ok(()),
-            // Cancelled, deadline, exhausted, aborted, out of range, unavailable, data loss.
+            // Cancelled, deadline, aborted, out of range, unavailable, data loss. What is exhausted (8)
+            // stays so for a batch that is too large.
             (200, code) => Err(Refused {
                 reason: format!("the collector answers with code {code}: {}", field("grpc-message")),
-                is_final: !matches!(code, "1" | "4" | "8" | "10" | "11" | "14" | "15"),
+                is_final: !matches!(code, "1" | "4" | "10" | "11" | "14" | "15"),
             }),
             (status, _) => {
                 Err(Refused { reason: format!("the collector answers with HTTP {status}"), is_final: true })

@@ -3,6 +3,9 @@
 //! **Source**: field numbers of `opentelemetry-proto` 1.x (`collector/trace/v1`, `trace/v1`,
 //! `resource/v1`, `common/v1`).
 
+/// Bytes of a key that a span shows.
+const LONGEST_KEY: usize = 1024;
+
 /// What is sent to a collector.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ExportRequest {
@@ -155,9 +158,11 @@ impl From<&str> for Kind {
 }
 
 impl From<&[u8]> for Kind {
-    /// Keys that are no text are shown as well as they can be.
+    /// Keys that are no text are shown as well as they can be, and long ones by their beginning: spans
+    /// that wait are counted, not weighed.
     fn from(bytes: &[u8]) -> Self {
-        Self::Text(String::from_utf8_lossy(bytes).into_owned())
+        let shown = &bytes[..bytes.len().min(LONGEST_KEY)];
+        Self::Text(String::from_utf8_lossy(shown).into_owned())
     }
 }
 
