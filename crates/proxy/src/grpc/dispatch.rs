@@ -2,6 +2,7 @@
 //!
 //! Most calls go up as they are, one message each way. What is different has a handler of its own.
 
+use std::future::poll_fn;
 use std::rc::Rc;
 
 use api::grpc::{
@@ -91,6 +92,8 @@ impl Proxied {
         METHODS
     }
 
+    /// A call that ends when its caller gives up: what waits for the cluster to come back must not be
+    /// carried out long after.
     fn unary<Req, Res, H>(self: &Rc<Self>, call: Call, id: MethodId, handler: H)
     where
         Req: Message + Default + 'static,
@@ -98,7 +101,7 @@ impl Proxied {
         H: AsyncFnOnce(&Proxy, &CallContext, Req) -> Result<Res, Status> + 'static,
     {
         let proxy = self.0.clone();
-        call.unary(id, async move |request: Req, context: CallContext| {
+        call.unary_cancelable(id, async move |request: Req, context: CallContext| {
             handler(&proxy, &context, request).await
         });
     }
@@ -110,15 +113,7 @@ impl Proxied {
         });
     }
 
-    /// Passes a call on that may wait for long: it ends when the caller gives up.
-    fn pass_waiting<R: Rpc>(self: &Rc<Self>, call: Call, id: MethodId) {
-        let proxy = self.0.clone();
-        call.unary_cancelable(id, async move |request: R, context: CallContext| {
-            proxy.upstream.call(&context, request).await
-        });
-    }
-
-    /// Passes a stream of answers on.
+    /// Passes a stream of answers on, until its caller is gone.
     fn pass_stream<Req, Res>(self: &Rc<Self>, call: Call, id: MethodId, path: &'static str)
     where
         Req: Message + Default + Clone + 'static,
@@ -127,12 +122,20 @@ impl Proxied {
         let proxy = self.0.clone();
         call.server_stream(id, async move |request: Req, context, responses: &mut Responses| {
             let client = proxy.upstream.client_for(&context);
-            let stream = client.server_stream::<Req, Res>(request, path).await;
-            let mut stream = stream.map_err(|error| status_of(&error))?;
-            while let Some(answer) = stream.message().await.map_err(broken)? {
+            let mut stream = tokio::select! {
+                stream = client.server_stream::<Req, Res>(request, path) => {
+                    stream.map_err(|error| status_of(&error))?
+                }
+                () = poll_fn(|cx| responses.poll_gone(cx)) => return Err(Status::canceled()),
+            };
+            loop {
+                let answer = tokio::select! {
+                    answer = stream.message() => answer.map_err(broken)?,
+                    () = poll_fn(|cx| responses.poll_gone(cx)) => return Err(Status::canceled()),
+                };
+                let Some(answer) = answer else { return Ok(()) };
                 responses.send(&answer).await?;
             }
-            Ok(())
         });
     }
 
@@ -187,11 +190,11 @@ impl Service for Proxied {
                     path::SNAPSHOT,
                 );
             }
-            path::MOVE_LEADER => self.pass_waiting::<pb::MoveLeaderRequest>(call, id::MOVE_LEADER),
+            path::MOVE_LEADER => self.pass::<pb::MoveLeaderRequest>(call, id::MOVE_LEADER),
             path::DOWNGRADE => self.pass::<pb::DowngradeRequest>(call, id::DOWNGRADE),
-            path::LOCK => self.pass_waiting::<lock::LockRequest>(call, id::LOCK),
+            path::LOCK => self.pass::<lock::LockRequest>(call, id::LOCK),
             path::UNLOCK => self.pass::<lock::UnlockRequest>(call, id::UNLOCK),
-            path::CAMPAIGN => self.pass_waiting::<election::CampaignRequest>(call, id::CAMPAIGN),
+            path::CAMPAIGN => self.pass::<election::CampaignRequest>(call, id::CAMPAIGN),
             path::PROCLAIM => self.pass::<election::ProclaimRequest>(call, id::PROCLAIM),
             path::LEADER => self.pass::<election::LeaderRequest>(call, id::LEADER),
             path::OBSERVE => {
