@@ -77,6 +77,18 @@ impl Front {
         line.with_context(|| format!("no {name} in {path}: {text}"))?.parse().context("a number")
     }
 
+    /// Waits until it ends by itself. Returns everything it has said.
+    pub fn wait_end(mut self) -> anyhow::Result<String> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.child.try_wait()?.is_none() {
+            if Instant::now() > deadline {
+                bail!("it does not end:\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(self.log())
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) -> anyhow::Result<()> {
         self.child.kill()?;
