@@ -119,7 +119,14 @@ async fn send(respond: &mut Sender, response: Response<HttpBody>, without_body: 
         return respond.send_head(&Rc::new(head), true).ok();
     }
     respond.send_head(&Rc::new(head), false).ok()?;
-    while let Some(frame) = body.frame().await {
+    loop {
+        // A stream that is quiet ends with its client too.
+        let frame = tokio::select! {
+            biased;
+            () = poll_fn(|cx| respond.poll_reset(cx).map(drop)) => return None,
+            frame = body.frame() => frame,
+        };
+        let Some(frame) = frame else { break };
         let Ok(mut data) = frame.unwrap_or_else(|never| match never {}).into_data() else { continue };
         while !data.is_empty() {
             let room = poll_fn(|cx| respond.poll_room(cx)).await.ok()?;

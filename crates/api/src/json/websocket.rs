@@ -15,7 +15,7 @@ use std::rc::Rc;
 use bytes::{Bytes, BytesMut};
 use gateway::routes::{self, Route};
 use gateway::values::Values;
-use gateway::websocket::{self, CLOSE_NORMAL, Event, FrameError, Frames, accept_key};
+use gateway::websocket::{self, CLOSE_NORMAL, CLOSE_TOO_BIG, Event, FrameError, Frames, accept_key};
 use http::header::{
     AUTHORIZATION, CONNECTION, COOKIE, HeaderName, HeaderValue, ORIGIN, REFERER, SEC_WEBSOCKET_ACCEPT,
     SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
@@ -34,6 +34,8 @@ use crate::services::EtcdService;
 
 /// Bytes of the random number in a handshake, in base64.
 const KEY_LEN: usize = 24;
+/// Bytes of the client's that are read at once.
+const READ_BYTES: usize = 16 << 10;
 
 /// Whether a request wants to go on as a WebSocket.
 pub(super) fn is_wanted<B>(request: &Request<B>) -> bool {
@@ -139,8 +141,9 @@ async fn serve(
         values: Values::default(),
         requests: call.requests(),
         frames: Frames::new(most_bytes),
+        most_bytes,
     };
-    let mut buffer = BytesMut::new();
+    let mut buffer = BytesMut::with_capacity(READ_BYTES);
     let last = loop {
         let answers = tokio::select! {
             read = reader.read_buf(&mut buffer) => match read {
@@ -197,6 +200,8 @@ struct Incoming {
     route: &'static Route,
     frames: Frames,
     values: Values,
+    /// Of a value that is not whole yet.
+    most_bytes: usize,
     /// Gone when there are to be no more.
     requests: Option<InnerRequests>,
 }
@@ -213,10 +218,18 @@ impl Incoming {
                     answers.extend(websocket::close(code.unwrap_or(CLOSE_NORMAL)));
                     return Err(answers);
                 }
+                // Behind the last request nothing is looked at any more.
+                Some(Event::Message(_)) if self.requests.is_none() => {}
                 Some(Event::Message(text)) => {
                     self.values.push(&text);
                     self.values.push(b"\n");
                     self.send().await;
+                    if self.requests.is_none() {
+                        self.values = Values::default();
+                    }
+                    if self.values.held() > self.most_bytes {
+                        return Err(websocket::close(CLOSE_TOO_BIG));
+                    }
                 }
             }
         }
