@@ -2,7 +2,6 @@
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
-use api::grpc::MethodCounts as Counts;
 use api::http::HealthCounters;
 use proto::etcdserverpb::AlarmType;
 
@@ -26,25 +25,12 @@ pub fn metrics(node: &Node, calls: &api::grpc::Metrics, health: &HealthCounters)
     let counts = calls.snapshot();
     let times: Vec<Option<Histogram>> = counts.iter().map(|counts| counts.handling.map(histogram)).collect();
     let methods: Vec<MethodCounts<'_>> =
-        counts.iter().zip(&times).map(|(counts, times)| method(counts, times.as_ref())).collect();
+        counts.iter().zip(&times).map(|(counts, times)| MethodCounts::of(counts, times.as_ref())).collect();
     metrics.render(&methods, Some(node.parts().transport.metrics()))
 }
 
 fn histogram(handling: api::grpc::Handling) -> Histogram {
     Histogram::of(&CALL, &handling.counts, handling.sum_nanos)
-}
-
-fn method<'m>(counts: &'m Counts, handling: Option<&'m Histogram>) -> MethodCounts<'m> {
-    MethodCounts {
-        service: counts.info.service,
-        method: counts.info.method,
-        shape: counts.info.shape.label(),
-        started: counts.started,
-        received: counts.received,
-        sent: counts.sent,
-        handled: counts.handled,
-        handling,
-    }
 }
 
 fn refresh(node: &Node, metrics: &Metrics) {

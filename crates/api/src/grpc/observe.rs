@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http2::Head;
 
 use super::message::{PREFIX_LEN, Pieces};
@@ -137,11 +137,45 @@ impl SentReply<'_> {
         self.len() == 0
     }
 
-    /// The message, put together.
-    pub fn bytes(self) -> Bytes {
-        match self.0 {
-            Pieces::Whole(frame) => frame.slice(PREFIX_LEN.min(frame.len())..),
-            Pieces::Several(pieces) => Bytes::from(pieces.concat()).split_off(PREFIX_LEN),
+    /// The message where it lies: a large answer is not put together to be looked at.
+    pub fn buf(&self) -> impl Buf {
+        let pieces = match self.0 {
+            Pieces::Whole(frame) => std::slice::from_ref(frame),
+            Pieces::Several(pieces) => pieces,
+        };
+        let mut buf = PiecesBuf { pieces, at: 0, left: pieces.iter().map(Bytes::len).sum() };
+        buf.advance(PREFIX_LEN.min(buf.left));
+        buf
+    }
+}
+
+/// Pieces that are read one behind the other.
+struct PiecesBuf<'a> {
+    pieces: &'a [Bytes],
+    /// Place in the first piece.
+    at: usize,
+    /// Bytes of all.
+    left: usize,
+}
+
+impl Buf for PiecesBuf<'_> {
+    fn remaining(&self) -> usize {
+        self.left
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.pieces.first().map_or(&[], |piece| &piece[self.at..])
+    }
+
+    fn advance(&mut self, count: usize) {
+        assert!(count <= self.left, "cannot advance by {count} of {} bytes", self.left);
+        self.left -= count;
+        self.at += count;
+        while let Some((first, rest)) = self.pieces.split_first()
+            && self.at >= first.len()
+        {
+            self.at -= first.len();
+            self.pieces = rest;
         }
     }
 }

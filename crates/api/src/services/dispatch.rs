@@ -9,88 +9,15 @@ use http::{Request, Response};
 use prost::Message;
 use proto::etcdserverpb as pb;
 
+use super::methods::{METHODS, id, path};
 use super::{auth, cluster, concurrency, health, kv, lease, maintenance, reflection, watch};
 use crate::error::Error;
 use crate::grpc::{
-    Call, CallContext, Caller, HttpBody, MethodId, MethodInfo, Reply, Requests, Responses, Service, Shape,
+    Call, CallContext, Caller, HttpBody, MethodId, MethodInfo, Reply, Requests, Responses, Service,
 };
 use crate::http::HttpSide;
 use crate::json;
 use crate::member::{ClientCall, Member};
-
-macro_rules! methods {
-    ($($name:ident = $service:literal $method:literal $shape:ident;)*) => {
-        #[allow(clippy::upper_case_acronyms, non_camel_case_types)]
-        #[repr(u8)]
-        enum Number { $($name,)* }
-        /// One path and number per method.
-        mod path { $(pub(super) const $name: &str = concat!("/", $service, "/", $method);)* }
-        mod id {
-            use super::{MethodId, Number};
-            $(pub(super) const $name: MethodId = MethodId(Number::$name as u8);)*
-        }
-        const METHODS: &[MethodInfo] =
-            &[$(MethodInfo { service: $service, method: $method, shape: Shape::$shape },)*];
-    };
-}
-
-// The methods in upstream's table. The first ones are tried first.
-methods! {
-    PUT = "etcdserverpb.KV" "Put" Unary;
-    RANGE = "etcdserverpb.KV" "Range" Unary;
-    TXN = "etcdserverpb.KV" "Txn" Unary;
-    DELETE_RANGE = "etcdserverpb.KV" "DeleteRange" Unary;
-    RANGE_STREAM = "etcdserverpb.KV" "RangeStream" ServerStream;
-    COMPACT = "etcdserverpb.KV" "Compact" Unary;
-    WATCH = "etcdserverpb.Watch" "Watch" Bidi;
-    LEASE_GRANT = "etcdserverpb.Lease" "LeaseGrant" Unary;
-    LEASE_REVOKE = "etcdserverpb.Lease" "LeaseRevoke" Unary;
-    LEASE_KEEP_ALIVE = "etcdserverpb.Lease" "LeaseKeepAlive" Bidi;
-    LEASE_TIME_TO_LIVE = "etcdserverpb.Lease" "LeaseTimeToLive" Unary;
-    LEASE_LEASES = "etcdserverpb.Lease" "LeaseLeases" Unary;
-    MEMBER_ADD = "etcdserverpb.Cluster" "MemberAdd" Unary;
-    MEMBER_REMOVE = "etcdserverpb.Cluster" "MemberRemove" Unary;
-    MEMBER_UPDATE = "etcdserverpb.Cluster" "MemberUpdate" Unary;
-    MEMBER_LIST = "etcdserverpb.Cluster" "MemberList" Unary;
-    MEMBER_PROMOTE = "etcdserverpb.Cluster" "MemberPromote" Unary;
-    ALARM = "etcdserverpb.Maintenance" "Alarm" Unary;
-    STATUS = "etcdserverpb.Maintenance" "Status" Unary;
-    DEFRAGMENT = "etcdserverpb.Maintenance" "Defragment" Unary;
-    HASH = "etcdserverpb.Maintenance" "Hash" Unary;
-    HASH_KV = "etcdserverpb.Maintenance" "HashKV" Unary;
-    SNAPSHOT = "etcdserverpb.Maintenance" "Snapshot" ServerStream;
-    MOVE_LEADER = "etcdserverpb.Maintenance" "MoveLeader" Unary;
-    DOWNGRADE = "etcdserverpb.Maintenance" "Downgrade" Unary;
-    AUTH_ENABLE = "etcdserverpb.Auth" "AuthEnable" Unary;
-    AUTH_DISABLE = "etcdserverpb.Auth" "AuthDisable" Unary;
-    AUTH_STATUS = "etcdserverpb.Auth" "AuthStatus" Unary;
-    AUTHENTICATE = "etcdserverpb.Auth" "Authenticate" Unary;
-    USER_ADD = "etcdserverpb.Auth" "UserAdd" Unary;
-    USER_GET = "etcdserverpb.Auth" "UserGet" Unary;
-    USER_LIST = "etcdserverpb.Auth" "UserList" Unary;
-    USER_DELETE = "etcdserverpb.Auth" "UserDelete" Unary;
-    USER_CHANGE_PASSWORD = "etcdserverpb.Auth" "UserChangePassword" Unary;
-    USER_GRANT_ROLE = "etcdserverpb.Auth" "UserGrantRole" Unary;
-    USER_REVOKE_ROLE = "etcdserverpb.Auth" "UserRevokeRole" Unary;
-    ROLE_ADD = "etcdserverpb.Auth" "RoleAdd" Unary;
-    ROLE_GET = "etcdserverpb.Auth" "RoleGet" Unary;
-    ROLE_LIST = "etcdserverpb.Auth" "RoleList" Unary;
-    ROLE_DELETE = "etcdserverpb.Auth" "RoleDelete" Unary;
-    ROLE_GRANT_PERMISSION = "etcdserverpb.Auth" "RoleGrantPermission" Unary;
-    ROLE_REVOKE_PERMISSION = "etcdserverpb.Auth" "RoleRevokePermission" Unary;
-    HEALTH_CHECK = "grpc.health.v1.Health" "Check" Unary;
-    HEALTH_LIST = "grpc.health.v1.Health" "List" Unary;
-    HEALTH_WATCH = "grpc.health.v1.Health" "Watch" ServerStream;
-    LOCK = "v3lockpb.Lock" "Lock" Unary;
-    UNLOCK = "v3lockpb.Lock" "Unlock" Unary;
-    CAMPAIGN = "v3electionpb.Election" "Campaign" Unary;
-    PROCLAIM = "v3electionpb.Election" "Proclaim" Unary;
-    LEADER = "v3electionpb.Election" "Leader" Unary;
-    OBSERVE = "v3electionpb.Election" "Observe" ServerStream;
-    RESIGN = "v3electionpb.Election" "Resign" Unary;
-    REFLECTION = "grpc.reflection.v1.ServerReflection" "ServerReflectionInfo" Bidi;
-    REFLECTION_V1ALPHA = "grpc.reflection.v1alpha.ServerReflection" "ServerReflectionInfo" Bidi;
-}
 
 /// All services of a member on one port: gRPC and HTTP/1.
 pub struct EtcdService<M> {

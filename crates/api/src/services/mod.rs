@@ -13,6 +13,7 @@ pub mod health;
 pub mod kv;
 pub mod lease;
 pub mod maintenance;
+pub mod methods;
 pub mod passwords;
 pub mod reflection;
 mod signal;

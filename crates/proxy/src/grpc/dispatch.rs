@@ -7,8 +7,9 @@ use std::rc::Rc;
 
 use api::grpc::{
     Call, CallContext, Caller, Code, HttpBody, MethodId, MethodInfo, Reply, Requests, Responses, Service,
-    Shape, Status,
+    Status,
 };
+use api::services::methods::{CLIENT_METHODS, id, path};
 use client::Rpc;
 use http::{Request, Response};
 use prost::Message;
@@ -17,81 +18,7 @@ use proto::{etcdserverpb as pb, v3electionpb as election, v3lockpb as lock};
 use super::upstream::{broken, status_of};
 use super::{Proxied, Proxy, cluster, kv, lease, watch};
 
-/// A row: service, method, shape.
-macro_rules! methods {
-    ($($name:ident = $service:literal $method:literal $shape:ident;)*) => {
-        #[allow(clippy::upper_case_acronyms, non_camel_case_types)]
-        #[repr(u8)]
-        enum Number { $($name,)* }
-        mod path { $(pub(super) const $name: &str = concat!("/", $service, "/", $method);)* }
-        mod id {
-            use super::{MethodId, Number};
-            $(pub(super) const $name: MethodId = MethodId(Number::$name as u8);)*
-        }
-        const METHODS: &[MethodInfo] =
-            &[$(MethodInfo { service: $service, method: $method, shape: Shape::$shape },)*];
-    };
-}
-
-// The methods of etcd's proxy.
-methods! {
-    RANGE = "etcdserverpb.KV" "Range" Unary;
-    PUT = "etcdserverpb.KV" "Put" Unary;
-    TXN = "etcdserverpb.KV" "Txn" Unary;
-    DELETE_RANGE = "etcdserverpb.KV" "DeleteRange" Unary;
-    RANGE_STREAM = "etcdserverpb.KV" "RangeStream" ServerStream;
-    COMPACT = "etcdserverpb.KV" "Compact" Unary;
-    WATCH = "etcdserverpb.Watch" "Watch" Bidi;
-    LEASE_GRANT = "etcdserverpb.Lease" "LeaseGrant" Unary;
-    LEASE_REVOKE = "etcdserverpb.Lease" "LeaseRevoke" Unary;
-    LEASE_KEEP_ALIVE = "etcdserverpb.Lease" "LeaseKeepAlive" Bidi;
-    LEASE_TIME_TO_LIVE = "etcdserverpb.Lease" "LeaseTimeToLive" Unary;
-    LEASE_LEASES = "etcdserverpb.Lease" "LeaseLeases" Unary;
-    MEMBER_ADD = "etcdserverpb.Cluster" "MemberAdd" Unary;
-    MEMBER_REMOVE = "etcdserverpb.Cluster" "MemberRemove" Unary;
-    MEMBER_UPDATE = "etcdserverpb.Cluster" "MemberUpdate" Unary;
-    MEMBER_LIST = "etcdserverpb.Cluster" "MemberList" Unary;
-    MEMBER_PROMOTE = "etcdserverpb.Cluster" "MemberPromote" Unary;
-    ALARM = "etcdserverpb.Maintenance" "Alarm" Unary;
-    STATUS = "etcdserverpb.Maintenance" "Status" Unary;
-    DEFRAGMENT = "etcdserverpb.Maintenance" "Defragment" Unary;
-    HASH = "etcdserverpb.Maintenance" "Hash" Unary;
-    HASH_KV = "etcdserverpb.Maintenance" "HashKV" Unary;
-    SNAPSHOT = "etcdserverpb.Maintenance" "Snapshot" ServerStream;
-    MOVE_LEADER = "etcdserverpb.Maintenance" "MoveLeader" Unary;
-    DOWNGRADE = "etcdserverpb.Maintenance" "Downgrade" Unary;
-    AUTH_ENABLE = "etcdserverpb.Auth" "AuthEnable" Unary;
-    AUTH_DISABLE = "etcdserverpb.Auth" "AuthDisable" Unary;
-    AUTH_STATUS = "etcdserverpb.Auth" "AuthStatus" Unary;
-    AUTHENTICATE = "etcdserverpb.Auth" "Authenticate" Unary;
-    USER_ADD = "etcdserverpb.Auth" "UserAdd" Unary;
-    USER_GET = "etcdserverpb.Auth" "UserGet" Unary;
-    USER_LIST = "etcdserverpb.Auth" "UserList" Unary;
-    USER_DELETE = "etcdserverpb.Auth" "UserDelete" Unary;
-    USER_CHANGE_PASSWORD = "etcdserverpb.Auth" "UserChangePassword" Unary;
-    USER_GRANT_ROLE = "etcdserverpb.Auth" "UserGrantRole" Unary;
-    USER_REVOKE_ROLE = "etcdserverpb.Auth" "UserRevokeRole" Unary;
-    ROLE_ADD = "etcdserverpb.Auth" "RoleAdd" Unary;
-    ROLE_GET = "etcdserverpb.Auth" "RoleGet" Unary;
-    ROLE_LIST = "etcdserverpb.Auth" "RoleList" Unary;
-    ROLE_DELETE = "etcdserverpb.Auth" "RoleDelete" Unary;
-    ROLE_GRANT_PERMISSION = "etcdserverpb.Auth" "RoleGrantPermission" Unary;
-    ROLE_REVOKE_PERMISSION = "etcdserverpb.Auth" "RoleRevokePermission" Unary;
-    LOCK = "v3lockpb.Lock" "Lock" Unary;
-    UNLOCK = "v3lockpb.Lock" "Unlock" Unary;
-    CAMPAIGN = "v3electionpb.Election" "Campaign" Unary;
-    PROCLAIM = "v3electionpb.Election" "Proclaim" Unary;
-    LEADER = "v3electionpb.Election" "Leader" Unary;
-    OBSERVE = "v3electionpb.Election" "Observe" ServerStream;
-    RESIGN = "v3electionpb.Election" "Resign" Unary;
-}
-
 impl Proxied {
-    /// The methods served, in the order of the counters.
-    pub(crate) const fn methods() -> &'static [MethodInfo] {
-        METHODS
-    }
-
     /// A call that ends when its caller gives up: what waits for the cluster to come back must not be
     /// carried out long after.
     fn unary<Req, Res, H>(self: &Rc<Self>, call: Call, id: MethodId, handler: H)
@@ -152,7 +79,7 @@ impl Proxied {
 }
 
 impl Service for Proxied {
-    const METHODS: &'static [MethodInfo] = METHODS;
+    const METHODS: &'static [MethodInfo] = CLIENT_METHODS;
 
     fn grpc(self: &Rc<Self>, call: Call) {
         match call.path() {
@@ -253,7 +180,7 @@ impl Proxied {
             path::ROLE_REVOKE_PERMISSION => {
                 self.pass::<pb::AuthRoleRevokePermissionRequest>(call, id::ROLE_REVOKE_PERMISSION);
             }
-            _ => call.refuse_unknown(|name| METHODS.iter().any(|known| known.service == name)),
+            _ => call.refuse_unknown(|name| CLIENT_METHODS.iter().any(|known| known.service == name)),
         }
     }
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use api::grpc::{Listener, Options as ListenOptions, Protocols, Serving, Workers};
+use api::services::methods::CLIENT_METHODS;
 use client::{Client, Options as ClientOptions};
 use parking_lot::Mutex;
 use proto::etcdserverpb as pb;
@@ -162,7 +163,7 @@ impl Prepared {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let workers = Arc::new(Workers::start(cores, "worker")?);
         let clients = connect_all(&workers, &cluster)?;
-        let methods = api::grpc::Metrics::new(Proxied::methods());
+        let methods = api::grpc::Metrics::new(CLIENT_METHODS);
         let proxy = Arc::new(assemble(&settings, &workers, clients, caller_tls.as_ref(), methods.clone())?);
         let service = Proxied(proxy);
         let mut serving = Vec::new();
@@ -404,19 +405,7 @@ fn own_metrics(counters: Arc<Counters>, methods: api::grpc::Metrics) -> MetricsT
     Box::new(move || {
         counters.fill(&metrics);
         let counts = methods.snapshot();
-        let methods: Vec<MethodCounts<'_>> = counts
-            .iter()
-            .map(|counts| MethodCounts {
-                service: counts.info.service,
-                method: counts.info.method,
-                shape: counts.info.shape.label(),
-                started: counts.started,
-                received: counts.received,
-                sent: counts.sent,
-                handled: counts.handled,
-                handling: None,
-            })
-            .collect();
+        let methods: Vec<_> = counts.iter().map(|counts| MethodCounts::of(counts, None)).collect();
         metrics.render(&methods, None)
     })
 }

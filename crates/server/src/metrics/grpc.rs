@@ -48,7 +48,21 @@ pub struct MethodCounts<'m> {
     pub handling: Option<&'m Histogram>,
 }
 
-impl MethodCounts<'_> {
+impl<'m> MethodCounts<'m> {
+    /// What the gRPC layer counted, with latencies where they are kept.
+    pub fn of(counts: &'m api::grpc::MethodCounts, handling: Option<&'m Histogram>) -> Self {
+        Self {
+            service: counts.info.service,
+            method: counts.info.method,
+            shape: counts.info.shape.label(),
+            started: counts.started,
+            received: counts.received,
+            sent: counts.sent,
+            handled: counts.handled,
+            handling,
+        }
+    }
+
     pub(super) fn print(&self, out: &mut Exposition) {
         let labels =
             [("grpc_method", self.method), ("grpc_service", self.service), ("grpc_type", self.shape)];

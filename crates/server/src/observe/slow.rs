@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use api::error::Error;
-use api::grpc::{Ended, TRACE_THRESHOLD};
+use api::grpc::{Ended, SentReply, TRACE_THRESHOLD};
 use api::member::{ReadOutcome, ReadRequest, SlowRead};
 use apply::{ApplyError, Reply};
 use env::Random;
@@ -150,6 +150,33 @@ pub fn report_read(read: &SlowRead<'_>, limit: Duration, metrics: &Metrics) {
     write_slow(metrics, read.took, limit, prefix, &request, &response, error);
 }
 
+/// What records tell of a range's answer. Its key-values are counted, and passed over unread: the answer
+/// may be large, and has not left yet.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RangeSummary {
+    #[prost(message, optional, tag = "1")]
+    header: Option<pb::ResponseHeader>,
+    #[prost(message, repeated, tag = "2")]
+    kvs: Vec<Unread>,
+    #[prost(int64, tag = "4")]
+    count: i64,
+}
+
+/// The same of a transaction's answer.
+#[derive(Clone, PartialEq, prost::Message)]
+struct TxnSummary {
+    #[prost(message, optional, tag = "1")]
+    header: Option<pb::ResponseHeader>,
+    #[prost(bool, tag = "2")]
+    succeeded: bool,
+    #[prost(message, repeated, tag = "3")]
+    responses: Vec<Unread>,
+}
+
+/// A message of which nothing is kept.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Unread {}
+
 /// The two sides of a unary call as they count. Unknown is -1.
 struct Stats {
     request_count: i64,
@@ -162,7 +189,7 @@ struct Stats {
 impl Stats {
     fn of(call: &Ended<'_>) -> Self {
         let request = call.request.cloned().unwrap_or_default();
-        let reply = call.reply.map(|reply| reply.bytes());
+        let reply = call.reply.as_ref().map(SentReply::buf);
         let response_size = call.reply.map_or(0, |reply| reply.len() as i64);
         let known = |request_count, response_count, content| Self {
             request_count,
@@ -173,7 +200,7 @@ impl Stats {
         };
         let decoded = match call.path {
             "/etcdserverpb.KV/Range" => pb::RangeRequest::decode(request.clone()).map(|message| {
-                let reply = reply.and_then(|reply| pb::RangeResponse::decode(reply).ok());
+                let reply = reply.and_then(|reply| RangeSummary::decode(reply).ok());
                 known(0, reply.map_or(0, |reply| reply.count), text::range(&message))
             }),
             "/etcdserverpb.KV/Put" => {
@@ -186,8 +213,9 @@ impl Stats {
                 })
             }
             "/etcdserverpb.KV/Txn" => {
-                let reply = reply.and_then(|reply| pb::TxnResponse::decode(reply).ok());
-                pb::TxnRequest::decode(request.clone()).map(|message| Self::of_txn(&message, reply.as_ref()))
+                let reply = reply.and_then(|reply| TxnSummary::decode(reply).ok());
+                pb::TxnRequest::decode(request.clone())
+                    .map(|message| Self::of_txn(&message, reply.map(|reply| reply.succeeded), response_size))
             }
             _ => Ok(Self {
                 request_count: -1,
@@ -202,8 +230,8 @@ impl Stats {
     }
 
     /// Only the branch that was taken counts.
-    fn of_txn(request: &pb::TxnRequest, reply: Option<&pb::TxnResponse>) -> Self {
-        let Some(reply) = reply else {
+    fn of_txn(request: &pb::TxnRequest, succeeded: Option<bool>, response_size: i64) -> Self {
+        let Some(succeeded) = succeeded else {
             return Self {
                 request_count: 0,
                 request_size: 0,
@@ -212,12 +240,12 @@ impl Stats {
                 content: String::new(),
             };
         };
-        let taken = if reply.succeeded { &request.success } else { &request.failure };
+        let taken = if succeeded { &request.success } else { &request.failure };
         Self {
             request_count: taken.len() as i64,
             request_size: taken.iter().map(|op| op.encoded_len() as i64).sum(),
             response_count: 0,
-            response_size: reply.encoded_len() as i64,
+            response_size,
             content: text::txn(request),
         }
     }
@@ -287,7 +315,7 @@ pub fn report_trace(call: &Ended<'_>) {
 /// What a call did, and to what. None for calls that do not lead to the key space.
 fn operation(call: &Ended<'_>) -> Option<(&'static str, Vec<(&'static str, String)>)> {
     let request = call.request?.clone();
-    let reply = call.reply.map(|reply| reply.bytes());
+    let reply = call.reply.as_ref().map(SentReply::buf);
     let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let mut fields = Vec::new();
     let header = |fields: &mut Vec<_>, header: Option<pb::ResponseHeader>| {
@@ -299,7 +327,7 @@ fn operation(call: &Ended<'_>) -> Option<(&'static str, Vec<(&'static str, Strin
             let message = pb::RangeRequest::decode(request).ok()?;
             fields.push(("range_begin", lossy(&message.key)));
             fields.push(("range_end", lossy(&message.range_end)));
-            if let Some(reply) = reply.and_then(|reply| pb::RangeResponse::decode(reply).ok()) {
+            if let Some(reply) = reply.and_then(|reply| RangeSummary::decode(reply).ok()) {
                 fields.push(("response_count", reply.kvs.len().to_string()));
                 header(&mut fields, reply.header);
             }
@@ -326,7 +354,7 @@ fn operation(call: &Ended<'_>) -> Option<(&'static str, Vec<(&'static str, Strin
         "/etcdserverpb.KV/Txn" => {
             let message = pb::TxnRequest::decode(request).ok()?;
             fields.push(("read_only", apply::is_read_only(&message).to_string()));
-            if let Some(reply) = reply.and_then(|reply| pb::TxnResponse::decode(reply).ok()) {
+            if let Some(reply) = reply.and_then(|reply| TxnSummary::decode(reply).ok()) {
                 fields.push(("number_of_response", reply.responses.len().to_string()));
                 header(&mut fields, reply.header);
             }

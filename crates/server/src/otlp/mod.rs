@@ -281,7 +281,7 @@ fn inner(call: &Ended<'_>) -> Option<(&'static str, Vec<KeyValue>)> {
         "/etcdserverpb.Lease/LeaseGrant" => {
             let message = pb::LeaseGrantRequest::decode(request).ok()?;
             // The id may have been chosen here.
-            let reply = call.reply.and_then(|reply| pb::LeaseGrantResponse::decode(reply.bytes()).ok());
+            let reply = call.reply.and_then(|reply| pb::LeaseGrantResponse::decode(reply.buf()).ok());
             let id = reply.map_or(message.id, |reply| reply.id);
             ("lease_grant", vec![KeyValue::new("id", id), KeyValue::new("ttl", message.ttl)])
         }
