@@ -41,7 +41,8 @@ pub use message::{PREFIX_LEN, Pieces, Reply, write_prefix};
 pub use metadata::{CallContext, Peer};
 pub use metrics::{HANDLING_BOUNDS, Handling, MethodCounts, MethodId, MethodInfo, Metrics, Shape};
 pub use observe::{
-    Ended, Observation, Observer, SentReply, Span, Stages, TRACE_THRESHOLD, note_stages, wants_stages,
+    Ended, Found, Observation, Observer, SentReply, Span, Stages, TRACE_THRESHOLD, note_found, note_stages,
+    wants_stages,
 };
 pub use secure::Security;
 pub use server::{Listener, Serving, Workers, serve, serve_counted, serve_io};

@@ -150,19 +150,8 @@ pub fn report_read(read: &SlowRead<'_>, limit: Duration, metrics: &Metrics) {
     write_slow(metrics, read.took, limit, prefix, &request, &response, error);
 }
 
-/// What records tell of a range's answer. Its key-values are counted, and passed over unread: the answer
-/// may be large, and has not left yet.
-#[derive(Clone, PartialEq, prost::Message)]
-struct RangeSummary {
-    #[prost(message, optional, tag = "1")]
-    header: Option<pb::ResponseHeader>,
-    #[prost(message, repeated, tag = "2")]
-    kvs: Vec<Unread>,
-    #[prost(int64, tag = "4")]
-    count: i64,
-}
-
-/// The same of a transaction's answer.
+/// What records tell of a transaction's answer. What it read is passed over: it may be large, and the
+/// answer has not left yet.
 #[derive(Clone, PartialEq, prost::Message)]
 struct TxnSummary {
     #[prost(message, optional, tag = "1")]
@@ -199,10 +188,8 @@ impl Stats {
             content,
         };
         let decoded = match call.path {
-            "/etcdserverpb.KV/Range" => pb::RangeRequest::decode(request.clone()).map(|message| {
-                let reply = reply.and_then(|reply| RangeSummary::decode(reply).ok());
-                known(0, reply.map_or(0, |reply| reply.count), text::range(&message))
-            }),
+            "/etcdserverpb.KV/Range" => pb::RangeRequest::decode(request.clone())
+                .map(|message| known(0, call.found.map_or(0, |found| found.total), text::range(&message))),
             "/etcdserverpb.KV/Put" => {
                 pb::PutRequest::decode(request.clone()).map(|message| known(1, 0, text::put(&message)))
             }
@@ -327,9 +314,9 @@ fn operation(call: &Ended<'_>) -> Option<(&'static str, Vec<(&'static str, Strin
             let message = pb::RangeRequest::decode(request).ok()?;
             fields.push(("range_begin", lossy(&message.key)));
             fields.push(("range_end", lossy(&message.range_end)));
-            if let Some(reply) = reply.and_then(|reply| RangeSummary::decode(reply).ok()) {
-                fields.push(("response_count", reply.kvs.len().to_string()));
-                header(&mut fields, reply.header);
+            if let Some(found) = call.found {
+                fields.push(("response_count", found.returned.to_string()));
+                fields.push(("response_revision", found.revision.to_string()));
             }
             "range"
         }
@@ -483,6 +470,7 @@ mod tests {
             code: api::grpc::Code::Ok,
             message: "",
             stages: api::grpc::Stages { applied: Some((after(400), after(490))), ..Default::default() },
+            found: None,
             span: None,
         };
         let capture = log::Capture::start();
