@@ -36,9 +36,7 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         Poll::Ready(match self.get_mut() {
-            Self::Http1(body) => {
-                ready!(body.poll_frame(cx)).map(|frame| frame.map_err(io::Error::other))
-            }
+            Self::Http1(body) => ready!(body.poll_frame(cx)).map(|frame| frame.map_err(io::Error::other)),
             Self::Http2(body) => ready!(body.borrow_mut().poll_data(cx))
                 .map(|data| data.map(Frame::data).map_err(io::Error::other)),
         })
