@@ -35,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 const READY: &str = "ready to serve client requests";
 /// Ports that pages name.
-const PORTS: [u16; 11] = [2379, 2380, 2381, 12379, 12380, 22379, 22380, 32379, 32380, 42379, 42380];
+const PORTS: [u16; 12] = [2379, 2380, 2381, 4317, 12379, 12380, 22379, 22380, 32379, 32380, 42379, 42380];
 /// How the lines of blocks begin that are not run here.
 const ELSEWHERE: [(&str, &str); 4] = [
     ("sudo ", "the package is installed by tools/check-package"),

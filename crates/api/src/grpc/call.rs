@@ -388,7 +388,7 @@ impl<'a> Running<'a> {
     fn start(shared: &'a Shared, method: MethodId, unary: bool) -> Self {
         shared.metrics.started(method);
         if unary {
-            shared.unary_in_flight.set(shared.unary_in_flight.get() + 1);
+            shared.in_flight.set(shared.in_flight.get() + 1);
         }
         let started = shared.metrics.times_calls().then(std::time::Instant::now);
         Self { shared, method, unary, code: Code::Canceled, started }
@@ -410,7 +410,7 @@ impl Drop for Running<'_> {
             self.shared.metrics.took(self.method, started.elapsed());
         }
         if self.unary {
-            self.shared.unary_in_flight.set(self.shared.unary_in_flight.get() - 1);
+            self.shared.in_flight.set(self.shared.in_flight.get() - 1);
         }
     }
 }

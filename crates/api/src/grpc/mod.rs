@@ -17,6 +17,7 @@ mod caller;
 mod connection;
 mod inner;
 mod keepalive;
+mod leftover;
 mod lifecycle;
 mod message;
 mod metadata;
@@ -36,7 +37,10 @@ use http_body_util::combinators::UnsyncBoxBody;
 
 pub use call::{Call, Requests, Responses};
 pub use caller::Caller;
+#[cfg(test)]
+pub(crate) use inner::loopback;
 pub use inner::{InnerCall, InnerRequests};
+pub use leftover::Http1Body;
 pub use message::{PREFIX_LEN, Pieces, Reply, write_prefix};
 pub use metadata::{CallContext, Peer};
 pub use metrics::{HANDLING_BOUNDS, Handling, MethodCounts, MethodId, MethodInfo, Metrics, Shape};
