@@ -5,9 +5,9 @@
 //!    └────fail──▶ wait 50 ms, doubled up to 1 s ──▶ connect
 //! ```
 //!
-//! Each endpoint has a task of its own; dropping the [`Pool`] ends them all. A caller without a
-//! live connection waits for the next one, as gRPC's "wait for ready" calls do; deadlines are
-//! the caller's business.
+//! Each endpoint has a task of its own, on the runtime that the [`Pool`] was made on, whoever adds
+//! the endpoint later; dropping the pool ends them all. A caller without a live connection waits for the
+//! next one, as gRPC's "wait for ready" calls do; deadlines are the caller's business.
 
 use std::error::Error as _;
 use std::future::Future;
@@ -26,6 +26,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 use tonic::{Status, body};
@@ -40,6 +41,11 @@ const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// No more frequent than this, whatever the user asks for: servers close the connection else.
 const SHORTEST_KEEPALIVE: Duration = Duration::from_secs(10);
+/// Silence on a connection after which the system looks whether the other side is still there, and how
+/// often it looks again: as Go has it.
+const PROBE_INTERVAL: Duration = Duration::from_secs(15);
+/// How long what was sent may stay untaken.
+const LONGEST_UNTAKEN: Duration = Duration::from_secs(30);
 
 /// How to connect.
 #[derive(Clone, Debug)]
@@ -155,14 +161,15 @@ pub(crate) struct Pool {
     changed: watch::Receiver<()>,
     changing: Arc<watch::Sender<()>>,
     dial: Dial,
+    runtime: Handle,
 }
 
 impl Pool {
-    /// Starts connecting to all `endpoints`.
+    /// Starts connecting to all `endpoints`, on this runtime.
     pub fn start(endpoints: Vec<Endpoint>, dial: Dial) -> Self {
         let (changing, changed) = watch::channel(());
-        let (slots, turn) = (RwLock::default(), AtomicUsize::new(0));
-        let pool = Self { slots, turn, changed, changing: Arc::new(changing), dial };
+        let (slots, turn, runtime) = (RwLock::default(), AtomicUsize::new(0), Handle::current());
+        let pool = Self { slots, turn, changed, changing: Arc::new(changing), dial, runtime };
         pool.replace(endpoints);
         pool
     }
@@ -172,7 +179,8 @@ impl Pool {
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
         let mut old = std::mem::take(&mut *slots);
         for endpoint in endpoints {
-            let known = old.iter().position(|slot| slot.endpoint == endpoint);
+            let has_tls = self.dial.tls.is_some();
+            let known = old.iter().position(|slot| slot.endpoint.is_same(&endpoint, has_tls));
             slots.push(match known {
                 Some(place) => old.swap_remove(place),
                 None => self.open(endpoint),
@@ -187,7 +195,7 @@ impl Pool {
 
     fn open(&self, endpoint: Endpoint) -> Arc<Slot> {
         let slot = Arc::new(Slot { endpoint, state: Mutex::default(), task: OnceLock::new() });
-        let task = tokio::spawn(keep_up(slot.clone(), self.dial.clone(), self.changing.clone()));
+        let task = self.runtime.spawn(keep_up(slot.clone(), self.dial.clone(), self.changing.clone()));
         // The slot is new, so it has no task yet.
         let _ = slot.task.set(task.abort_handle());
         slot
@@ -273,6 +281,7 @@ async fn connect(endpoint: &Endpoint, dial: &Dial) -> Result<(Connection, Driver
         Address::Tcp(host) => {
             let stream = TcpStream::connect(host).await.map_err(failed)?;
             stream.set_nodelay(true).map_err(failed)?;
+            detect_death(&stream);
             let peer = stream.peer_addr().map_err(failed)?.to_string();
             secure(stream, endpoint, peer, dial).await
         }
@@ -281,6 +290,18 @@ async fn connect(endpoint: &Endpoint, dial: &Dial) -> Result<(Connection, Driver
             secure(stream, endpoint, path.display().to_string(), dial).await
         }
     }
+}
+
+/// Has the system find out when the other side of a connection is gone without a word: silence is probed,
+/// and what was sent must be taken. Where the system refuses, the connection stays as it is.
+pub fn detect_death(socket: &TcpStream) {
+    use rustix::net::sockopt::{
+        set_socket_keepalive, set_tcp_keepidle, set_tcp_keepintvl, set_tcp_user_timeout,
+    };
+    let _ = set_socket_keepalive(socket, true);
+    let _ = set_tcp_keepidle(socket, PROBE_INTERVAL);
+    let _ = set_tcp_keepintvl(socket, PROBE_INTERVAL);
+    let _ = set_tcp_user_timeout(socket, LONGEST_UNTAKEN.as_millis() as u32);
 }
 
 /// Encrypts the connection if the endpoint wants that.
@@ -424,4 +445,69 @@ where
     let connection = Connection { send, authority: endpoint.authority.as_str().into(), peer: peer.into() };
     // Errors of the connection reach the calls on it; here only its end counts.
     Ok((connection, driver))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Client, Options};
+
+    use std::sync::mpsc;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// A server that takes connections and hands them over.
+    fn server() -> (String, mpsc::Receiver<std::net::TcpStream>) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (sender, accepted) = mpsc::channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if sender.send(stream).is_err() {
+                    return;
+                }
+            }
+        });
+        (address, accepted)
+    }
+
+    /// The proxy's workers have a client each; the first of them tells all clients about new endpoints.
+    /// Connections went over to that worker, and the others waited for it.
+    #[test]
+    fn connections_stay_on_the_runtime_of_their_client() {
+        let ((first, _first), (second, second_accepted)) = (server(), server());
+        let home =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let client = home.block_on(Client::connect(Options::new([first.clone()]))).unwrap();
+        let guest = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        guest.block_on(async { client.set_endpoints(&[first, second]) });
+        drop(guest);
+        second_accepted.recv_timeout(PATIENCE).expect("nobody connects");
+    }
+
+    #[test]
+    fn an_endpoint_written_differently_keeps_its_connection() {
+        let (address, _accepted) = server();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let client = runtime.block_on(Client::connect(Options::new([address.clone()]))).unwrap();
+        let slot = client.shared.pool.slots()[0].clone();
+        client.set_endpoints(&["127.0.0.1:1".to_owned(), format!("http://{address}")]);
+        let slots = client.shared.pool.slots();
+        assert!(slots.len() == 2 && Arc::ptr_eq(&slot, &slots[1]));
+    }
+
+    #[test]
+    fn silence_is_probed() {
+        use rustix::net::sockopt;
+        let (address, _accepted) = server();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let stream = runtime.block_on(TcpStream::connect(address)).unwrap();
+        assert!(!sockopt::socket_keepalive(&stream).unwrap());
+        detect_death(&stream);
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        let interval = Duration::from_secs(15);
+        assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), interval);
+        assert_eq!(sockopt::tcp_keepintvl(&stream).unwrap(), interval);
+        assert_eq!(sockopt::tcp_user_timeout(&stream).unwrap(), 30_000);
+    }
 }

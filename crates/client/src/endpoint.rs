@@ -83,6 +83,25 @@ impl Endpoint {
     }
 }
 
+impl Endpoint {
+    /// Whether it is reached encrypted by a client that has certificates or CAs, or has none.
+    pub(crate) fn is_encrypted(&self, has_tls: bool) -> bool {
+        match self.encryption {
+            Encryption::Always => true,
+            Encryption::Never => false,
+            Encryption::IfAsked => has_tls,
+        }
+    }
+
+    /// Whether both lead to the same server in the same way, however they are written.
+    pub(crate) fn is_same(&self, other: &Self, has_tls: bool) -> bool {
+        self.address == other.address
+            && self.authority == other.authority
+            && self.server_name == other.server_name
+            && self.is_encrypted(has_tls) == other.is_encrypted(has_tls)
+    }
+}
+
 fn without_port(host: &str) -> &str {
     let host = match host.rsplit_once(':') {
         Some((name, _)) if !name.contains(':') || name.ends_with(']') => name,
@@ -111,5 +130,21 @@ mod tests {
         check("unix://localhost:m0", unix("localhost:m0"), "localhost", Encryption::IfAsked);
         check("unix:etcd.sock", unix("etcd.sock"), "etcd.sock", Encryption::IfAsked);
         check("unixs:///run/me:1", unix("/run/me:1"), "me", Encryption::Always);
+    }
+
+    #[test]
+    fn the_same_server_in_other_words() {
+        let check = |one: &str, other: &str, has_tls: bool, same: bool| {
+            let (one, other) = (Endpoint::parse(one), Endpoint::parse(other));
+            assert_eq!(one.is_same(&other, has_tls), same, "{one:?} and {other:?}");
+        };
+        check("a:1", "http://a:1", false, true);
+        check("a:1", "http://a:1/", true, false);
+        check("a:1", "https://a:1", true, true);
+        check("http://a:1", "https://a:1", false, false);
+        check("a:1", "a:2", false, false);
+        check("unix:///run/m", "unix:/run/m", false, true);
+        let named = Endpoint { server_name: "m".to_owned(), ..Endpoint::parse("https://a:1") };
+        assert!(!named.is_same(&Endpoint::parse("https://a:1"), true));
     }
 }

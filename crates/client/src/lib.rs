@@ -26,6 +26,7 @@ mod watch;
 
 pub use call::Rpc;
 pub use client::{Client, Credentials, FailedAttempt, Options};
+pub use connection::detect_death;
 pub use discover::{DiscoverError, discover};
 pub use endpoint::{Address, Encryption, Endpoint};
 pub use error::{Code, Error};

@@ -9,12 +9,14 @@
 //!   the first `created` answer.
 //! - Events of one revision are delivered in one response: fragments are put together first.
 //!
+//! Of any number of watches the one that a response is for is found without looking at the others.
+//!
 //! Answers queue without bound, as in the Go client: a caller that does not read them pays with
 //! its own memory, and does not stop other watches of the stream.
 //!
 //! **Source**: etcd `client/v3/watch.go`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,6 +78,59 @@ struct Sub {
     answers: UnboundedSender<Answer>,
 }
 
+/// The watches of a stream, in the order of their creation, and by the ids that the server gave them.
+#[derive(Default)]
+struct Subs {
+    by_key: BTreeMap<u64, Sub>,
+    /// Of each watch with an id its key.
+    keys: HashMap<i64, u64>,
+}
+
+impl Subs {
+    fn add(&mut self, sub: Sub) {
+        self.by_key.insert(sub.key, sub);
+    }
+
+    fn remove(&mut self, key: u64) -> Option<Sub> {
+        let sub = self.by_key.remove(&key)?;
+        if let Some(id) = sub.id {
+            self.keys.remove(&id);
+        }
+        Some(sub)
+    }
+
+    fn remove_id(&mut self, id: i64) -> Option<Sub> {
+        let key = *self.keys.get(&id)?;
+        self.remove(key)
+    }
+
+    fn by_id(&mut self, id: i64) -> Option<&mut Sub> {
+        self.by_key.get_mut(self.keys.get(&id)?)
+    }
+
+    /// The server knows this watch as `id`.
+    fn name(&mut self, key: u64, id: i64) -> Option<&mut Sub> {
+        let sub = self.by_key.get_mut(&key)?;
+        sub.id = Some(id);
+        self.keys.insert(id, key);
+        Some(sub)
+    }
+
+    /// A new stream begins: ids of the old one mean nothing any more.
+    fn forget_ids(&mut self) {
+        self.keys.clear();
+        for sub in self.by_key.values_mut() {
+            sub.id = None;
+            sub.fragments.clear();
+        }
+    }
+
+    fn take(&mut self) -> impl Iterator<Item = Sub> + use<> {
+        self.keys.clear();
+        std::mem::take(&mut self.by_key).into_values()
+    }
+}
+
 struct Task(AbortHandle);
 
 impl Drop for Task {
@@ -117,8 +172,8 @@ impl Client {
     /// A watcher. With `require_leader` its stream ends when the member it talks to has no leader.
     pub fn watcher(&self, require_leader: bool) -> Watcher {
         let (commands, queue) = mpsc::unbounded_channel();
-        let actor =
-            Actor { client: self.without_timeout(), require_leader, commands: queue, subs: Vec::new() };
+        let (client, subs) = (self.without_timeout(), Subs::default());
+        let actor = Actor { client, require_leader, commands: queue, subs };
         let task = Arc::new(Task(tokio::spawn(actor.run()).abort_handle()));
         Watcher { commands, task, next_key: Arc::default() }
     }
@@ -173,7 +228,7 @@ struct Actor {
     client: Client,
     require_leader: bool,
     commands: UnboundedReceiver<Command>,
-    subs: Vec<Sub>,
+    subs: Subs,
 }
 
 /// The sending half of the open stream and what was sent on it.
@@ -205,9 +260,9 @@ impl Actor {
     async fn run(mut self) {
         let mut backoff = FIRST_BACKOFF;
         loop {
-            while self.subs.is_empty() {
+            while self.subs.by_key.is_empty() {
                 match self.commands.recv().await {
-                    Some(Command::Create(sub)) => self.subs.push(*sub),
+                    Some(Command::Create(sub)) => self.subs.add(*sub),
                     Some(_) => {}
                     None => return,
                 }
@@ -218,7 +273,7 @@ impl Actor {
                 backoff = FIRST_BACKOFF;
             }
             if error.is_final() || error.is_server("no leader") {
-                for sub in self.subs.drain(..) {
+                for sub in self.subs.take() {
                     let _ = sub.answers.send(Err(error.clone()));
                 }
                 continue;
@@ -232,11 +287,8 @@ impl Actor {
     async fn run_stream(&mut self, delivered: &mut bool) -> Result<(), Error> {
         let (requests, queue) = mpsc::unbounded_channel();
         let mut sending = Sending { requests, creating: VecDeque::new() };
-        for sub in &mut self.subs {
-            sub.id = None;
-            sub.fragments.clear();
-            sending.create(sub);
-        }
+        self.subs.forget_ids();
+        self.subs.by_key.values().for_each(|sub| sending.create(sub));
         let requests = UnboundedReceiverStream::new(queue);
         let mut stream: tonic::Streaming<pb::WatchResponse> =
             self.client.open_stream(requests, PATH, self.require_leader).await?;
@@ -255,7 +307,7 @@ impl Actor {
                 command = self.commands.recv() => match command {
                     Some(Command::Create(sub)) => {
                         sending.create(&sub);
-                        self.subs.push(*sub);
+                        self.subs.add(*sub);
                     }
                     Some(Command::Cancel(key)) => self.cancel(key, &sending),
                     Some(Command::Progress) => {
@@ -268,50 +320,48 @@ impl Actor {
     }
 
     fn cancel(&mut self, key: u64, sending: &Sending) {
-        if let Some(place) = self.subs.iter().position(|sub| sub.key == key)
-            && let Some(id) = self.subs.remove(place).id
-        {
+        if let Some(id) = self.subs.remove(key).and_then(|sub| sub.id) {
             sending.cancel(id);
         }
     }
 
     fn dispatch(&mut self, response: pb::WatchResponse, sending: &mut Sending) {
         if response.created {
-            let created = sending.creating.pop_front();
-            match self.subs.iter().position(|sub| Some(sub.key) == created) {
-                Some(place) => self.created(place, response),
+            match sending.creating.pop_front() {
+                Some(key) if self.subs.by_key.contains_key(&key) => self.created(key, response),
                 // The caller dropped the watch before it existed.
-                None if !response.canceled => sending.cancel(response.watch_id),
-                None => {}
+                _ if !response.canceled => sending.cancel(response.watch_id),
+                _ => {}
             }
             return;
         }
         if response.watch_id == -1 && is_progress(&response) {
-            for sub in &mut self.subs {
+            for sub in self.subs.by_key.values_mut() {
                 sub.progressed(&response);
                 let _ = sub.answers.send(Ok(response.clone()));
             }
             return;
         }
-        let Some(place) = self.subs.iter().position(|sub| sub.id == Some(response.watch_id)) else { return };
         if response.canceled || response.compact_revision != 0 {
-            let sub = self.subs.remove(place);
+            let Some(sub) = self.subs.remove_id(response.watch_id) else { return };
             // A watch that was compacted away stays registered at the server until cancelled.
             sending.cancel(response.watch_id);
             let _ = sub.answers.send(Ok(pb::WatchResponse { canceled: true, ..response }));
             return;
         }
-        self.subs[place].deliver(response);
+        if let Some(sub) = self.subs.by_id(response.watch_id) {
+            sub.deliver(response);
+        }
     }
 
-    fn created(&mut self, place: usize, response: pb::WatchResponse) {
+    fn created(&mut self, key: u64, response: pb::WatchResponse) {
         if response.canceled {
-            let sub = self.subs.remove(place);
-            let _ = sub.answers.send(Ok(response));
+            if let Some(sub) = self.subs.remove(key) {
+                let _ = sub.answers.send(Ok(response));
+            }
             return;
         }
-        let sub = &mut self.subs[place];
-        sub.id = Some(response.watch_id);
+        let Some(sub) = self.subs.name(key, response.watch_id) else { return };
         if sub.next_revision == 0 {
             sub.next_revision = response.header.as_ref().map_or(0, |header| header.revision + 1);
         }
@@ -382,7 +432,9 @@ mod tests {
         let mut sending = Sending { requests, creating: VecDeque::new() };
         subs.iter().for_each(|sub| sending.create(sub));
         let (_, commands) = mpsc::unbounded_channel();
-        (Actor { client, require_leader: false, commands, subs }, sending, sent)
+        let mut actor = Actor { client, require_leader: false, commands, subs: Subs::default() };
+        subs.into_iter().for_each(|sub| actor.subs.add(sub));
+        (actor, sending, sent)
     }
 
     fn created(watch_id: i64, revision: i64) -> pb::WatchResponse {
@@ -399,8 +451,8 @@ mod tests {
         assert!(first_answers.try_recv().is_err());
         assert_eq!(second_answers.try_recv().unwrap().unwrap().events.len(), 1);
         // What a new stream would ask for: the first has seen nothing since it was created.
-        assert_eq!(actor.subs[0].next_revision, 6);
-        assert_eq!(actor.subs[1].next_revision, 7);
+        assert_eq!(actor.subs.by_key[&0].next_revision, 6);
+        assert_eq!(actor.subs.by_key[&1].next_revision, 7);
     }
 
     #[test]
@@ -411,10 +463,10 @@ mod tests {
         actor.dispatch(pb::WatchResponse { fragment: true, ..response(0, 7, &["a", "b"]) }, &mut sending);
         assert!(answers.try_recv().is_err());
         // A stream lost here starts again at 6, so the whole of revision 7 comes again.
-        assert_eq!(actor.subs[0].next_revision, 6);
+        assert_eq!(actor.subs.by_key[&0].next_revision, 6);
         actor.dispatch(response(0, 7, &["c"]), &mut sending);
         assert_eq!(answers.try_recv().unwrap().unwrap().events.len(), 3);
-        assert_eq!(actor.subs[0].next_revision, 8);
+        assert_eq!(actor.subs.by_key[&0].next_revision, 8);
     }
 
     #[test]
@@ -424,7 +476,7 @@ mod tests {
         actor.dispatch(created(0, 5), &mut sending);
         actor.dispatch(response(-1, 20, &[]), &mut sending);
         assert!(is_progress(&answers.try_recv().unwrap().unwrap()));
-        assert_eq!(actor.subs[0].next_revision, 21);
+        assert_eq!(actor.subs.by_key[&0].next_revision, 21);
     }
 
     #[test]
@@ -438,9 +490,40 @@ mod tests {
         let answer = answers.try_recv().unwrap().unwrap();
         let text = cancel_error(&answer).unwrap().to_string();
         assert_eq!(text, "etcdserver: mvcc: required revision has been compacted");
-        assert!(actor.subs.is_empty());
+        assert!(actor.subs.by_key.is_empty() && actor.subs.keys.is_empty());
         let cancel = sent.try_recv().unwrap().request_union.unwrap();
         assert_eq!(cancel, RequestUnion::CancelRequest(pb::WatchCancelRequest { watch_id: 3 }));
+    }
+
+    /// Each response looked at all watches of its stream, so their number counted squared.
+    #[test]
+    fn many_watches_of_a_stream_cost_nothing_but_their_own() {
+        const WATCHES: u64 = 100_000;
+        let (subs, mut answers): (Vec<_>, Vec<_>) = (0..WATCHES).map(sub).unzip();
+        let (mut actor, mut sending, _sent) = opened(subs);
+        let started = std::time::Instant::now();
+        (0..WATCHES as i64).for_each(|id| actor.dispatch(created(id, 5), &mut sending));
+        (0..WATCHES as i64).for_each(|id| actor.dispatch(response(id, 6, &["k"]), &mut sending));
+        (0..WATCHES).for_each(|key| actor.cancel(key, &sending));
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        assert!(answers.iter_mut().all(|answers| answers.try_recv().is_ok()));
+        assert!(actor.subs.by_key.is_empty() && actor.subs.keys.is_empty());
+    }
+
+    #[test]
+    fn ids_of_a_lost_stream_mean_nothing_on_the_next() {
+        let ((first, mut first_answers), (second, mut second_answers)) = (sub(0), sub(1));
+        let (mut actor, mut sending, _sent) = opened(vec![first, second]);
+        actor.dispatch(created(0, 5), &mut sending);
+        actor.dispatch(created(1, 5), &mut sending);
+        actor.subs.forget_ids();
+        actor.dispatch(response(1, 6, &["b"]), &mut sending);
+        assert!(first_answers.try_recv().is_err() && second_answers.try_recv().is_err());
+        sending.creating = VecDeque::from([0, 1]);
+        actor.dispatch(created(1, 7), &mut sending);
+        actor.dispatch(response(1, 8, &["a"]), &mut sending);
+        assert_eq!(first_answers.try_recv().unwrap().unwrap().events.len(), 1);
+        assert!(second_answers.try_recv().is_err());
     }
 
     #[test]

@@ -43,6 +43,7 @@ fn main() {
     if let Some("gateway" | "grpc-proxy") = words.get(1).map(String::as_str) {
         check_architecture();
         keep_small_pages();
+        server::profile::set_allocator(allocator_figures);
         proxies::run(&words);
     }
     let (events, next_event) = mpsc::channel();

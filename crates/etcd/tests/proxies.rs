@@ -80,10 +80,6 @@ fn flags_of_a_proxy_that_do_not_hold_together() {
             "--experimental-leasing-prefix is not supported: leases on keys are not implemented; read through the proxy without it",
         ),
         (
-            &["--enable-pprof"],
-            "--enable-pprof is not supported: the proxy serves no profiles; use perf on the process",
-        ),
-        (
             &["--experimental-enable-grpc-logging"],
             "--experimental-enable-grpc-logging is not supported: messages are not logged; use --debug for what the proxy does with them",
         ),

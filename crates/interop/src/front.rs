@@ -59,6 +59,11 @@ impl Front {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// An `etcdctl` that goes through it.
     pub fn ctl(&self, program: PathBuf) -> Ctl {
         Ctl { program, endpoint: self.authority() }

@@ -33,9 +33,15 @@ use rustix::process::{Pid, Signal, kill_process_group};
 /// How long one block may take.
 const PATIENCE: Duration = Duration::from_secs(90);
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
-const READY: &str = "ready to serve client requests";
+/// What servers say when they serve: of the one that a command line starts.
+const READY: [(&str, &str); 3] = [
+    ("etcd gateway ", "ready to proxy client requests"),
+    ("etcd grpc-proxy ", "started gRPC proxy"),
+    ("", "ready to serve client requests"),
+];
 /// Ports that pages name.
-const PORTS: [u16; 12] = [2379, 2380, 2381, 4317, 12379, 12380, 22379, 22380, 32379, 32380, 42379, 42380];
+const PORTS: [u16; 15] =
+    [2379, 2380, 2381, 4317, 12379, 12380, 22379, 22380, 32379, 32380, 42379, 42380, 23790, 23791, 23792];
 /// How the lines of blocks begin that are not run here.
 const ELSEWHERE: [(&str, &str); 4] = [
     ("sudo ", "the package is installed by tools/check-package"),
@@ -107,7 +113,8 @@ struct Server {
     name: String,
     child: Child,
     output: PathBuf,
-    /// How often [`READY`] is said when all members of the command serve.
+    /// What it says when it serves, of [`READY`], and how often when all members of the command do.
+    ready: &'static str,
     members: usize,
 }
 
@@ -261,7 +268,9 @@ impl Stage {
                     format!("set -a; [ ! -e .known ] || . ./.known\nexec {}", self.with_ports(command));
                 let (child, output) = self.bash(&script)?;
                 let members = if command.contains("run-procfile") { 3 } else { 1 };
-                self.servers.push(Server { name: name.clone(), child, output, members });
+                let ready =
+                    READY.iter().find(|(start, _)| command.starts_with(start)).expect("the last one").1;
+                self.servers.push(Server { name: name.clone(), child, output, ready, members });
             }
             Step::Stop(name) => {
                 let (mut stopping, running): (Vec<_>, _) =
@@ -299,7 +308,7 @@ impl Stage {
     fn wait_ready(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + PATIENCE;
         for server in &mut self.servers {
-            while server.said().matches(READY).count() < server.members {
+            while server.said().matches(server.ready).count() < server.members {
                 let ended = server.child.try_wait()?;
                 ensure!(ended.is_none(), "a server ended: {}", server.said());
                 ensure!(Instant::now() < deadline, "a server does not serve: {}", server.said());

@@ -1,6 +1,9 @@
 //! `etcd gateway` and `etcd grpc-proxy` of ours, before clusters of the real etcd and of ours, driven by
 //! the real etcdctl and by hand.
 
+#[path = "proxies/sockets.rs"]
+mod sockets;
+
 use std::path::Path;
 use std::time::Duration;
 

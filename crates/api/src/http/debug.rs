@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::header::{CONTENT_DISPOSITION, HeaderName, LOCATION};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, Uri};
 
 use super::{HttpSide, NO_SNIFF, error, not_found, query_pairs, typed};
 use crate::grpc::HttpBody;
@@ -64,21 +64,25 @@ impl Drop for Left {
 
 impl HttpSide {
     pub(super) async fn debug_page<B>(&self, request: &Request<B>) -> Response<HttpBody> {
-        let Some(pages) = self.debug_pages.clone() else { return not_found() };
-        let raw_query = request.uri().query().unwrap_or_default().to_owned();
-        let asked = DebugRequest {
-            path: request.uri().path().to_owned(),
-            query: query_pairs(&raw_query).collect(),
-            raw_query,
-        };
-        let left = Left(Arc::default());
-        let flag = left.0.clone();
-        let made = tokio::task::spawn_blocking(move || pages(&asked, &flag)).await;
-        match made {
-            Ok(Some(page)) => respond(page),
-            Ok(None) => not_found(),
-            Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be made"),
+        match self.debug_pages.clone() {
+            Some(pages) => debug_page(pages, request.uri()).await,
+            None => not_found(),
         }
+    }
+}
+
+/// Has a page made on a thread for long work, and answers with it.
+pub async fn debug_page(pages: DebugPages, uri: &Uri) -> Response<HttpBody> {
+    let raw_query = uri.query().unwrap_or_default().to_owned();
+    let asked =
+        DebugRequest { path: uri.path().to_owned(), query: query_pairs(&raw_query).collect(), raw_query };
+    let left = Left(Arc::default());
+    let flag = left.0.clone();
+    let made = tokio::task::spawn_blocking(move || pages(&asked, &flag)).await;
+    match made {
+        Ok(Some(page)) => respond(page),
+        Ok(None) => not_found(),
+        Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be made"),
     }
 }
 

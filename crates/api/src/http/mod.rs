@@ -18,7 +18,7 @@ use http_body_util::{BodyExt, Full};
 use types::CompatVersion;
 
 pub use access::{AccessControl, Allowed};
-pub use debug::{DebugPage, DebugPages, DebugRequest};
+pub use debug::{DebugPage, DebugPages, DebugRequest, debug_page};
 pub use health::HealthCounters;
 
 use crate::grpc::{HttpBody, Peer};

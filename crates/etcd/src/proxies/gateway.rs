@@ -10,6 +10,7 @@ use std::time::Duration;
 use cli::Flags;
 use proxy::discover::{Found, Question, discover};
 use proxy::gateway::{Endpoint, Gateway};
+use proxy::listen::listen_addresses;
 use server::{log, systemd};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
@@ -34,7 +35,8 @@ pub fn start(words: &[String], flags: &Flags) -> ! {
     let targets = targets(&runtime, flags);
     let listen = flags.text("listen-addr");
     check(&targets, &listen);
-    let listener = match runtime.block_on(TcpListener::bind(&listen)) {
+    let bound = runtime.block_on(async { TcpListener::bind(&listen_addresses(&listen)?[..]).await });
+    let listener = match bound {
         Ok(listener) => listener,
         Err(error) => {
             let reason = error.to_string();

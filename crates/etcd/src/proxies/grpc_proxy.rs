@@ -9,9 +9,8 @@ use tls::{CipherSuites, Versions};
 use super::{fail, log_from};
 
 /// Flags that this program refuses, and why.
-const REFUSED: [(&str, &str); 3] = [
+const REFUSED: [(&str, &str); 2] = [
     ("experimental-leasing-prefix", "leases on keys are not implemented; read through the proxy without it"),
-    ("enable-pprof", "the proxy serves no profiles; use perf on the process"),
     (
         "experimental-enable-grpc-logging",
         "messages are not logged; use --debug for what the proxy does with them",
@@ -135,5 +134,6 @@ fn settings(flags: &Flags, suites: CipherSuites) -> Settings {
         keepalive_timeout: flags.duration("grpc-keepalive-timeout"),
         // The flag has 32 bits.
         max_concurrent_streams: u32::try_from(flags.uint("max-concurrent-streams")).unwrap_or(u32::MAX),
+        enable_pprof: flags.bool("enable-pprof"),
     }
 }

@@ -101,7 +101,7 @@ pub static GRPC_PROXY: &[FlagSpec] = &[
     flag("tls-min-version", Kind::Text, "lowest version of TLS for clients: TLS1.2, TLS1.3")
         .default("TLS1.2"),
     flag("tls-max-version", Kind::Text, "highest version of TLS for clients: TLS1.2, TLS1.3"),
-    flag("enable-pprof", Kind::Bool, "refused: the proxy serves no profiles"),
+    flag("enable-pprof", Kind::Bool, "serve profiles under /debug/pprof/"),
     flag("debug", Kind::Bool, "log what the proxy does in detail"),
     flag(
         "experimental-serializable-ordering",

@@ -49,7 +49,7 @@ impl Gateway {
         tokio::spawn(self.clone().monitor());
         loop {
             match listener.accept().await {
-                Ok((client, _)) => drop(tokio::spawn(self.clone().serve(client))),
+                Ok((caller, _)) => drop(tokio::spawn(self.clone().serve(caller))),
                 Err(error) => {
                     log::warn!("failed to accept a connection", "error" => error.to_string());
                     sleep(BACK_OFF).await;
@@ -58,12 +58,16 @@ impl Gateway {
         }
     }
 
-    async fn serve(self: Arc<Self>, mut client: TcpStream) {
+    async fn serve(self: Arc<Self>, mut caller: TcpStream) {
         let Some(mut endpoint) = self.connect().await else { return };
-        let _ = (client.set_nodelay(true), endpoint.set_nodelay(true));
+        for stream in [&caller, &endpoint] {
+            let _ = stream.set_nodelay(true);
+            // One side that is gone without a word must not keep the connection of the other.
+            client::detect_death(stream);
+        }
         // How a connection ends is for its two ends to say.
         let _ =
-            tokio::io::copy_bidirectional_with_sizes(&mut client, &mut endpoint, BUFFER_BYTES, BUFFER_BYTES)
+            tokio::io::copy_bidirectional_with_sizes(&mut caller, &mut endpoint, BUFFER_BYTES, BUFFER_BYTES)
                 .await;
     }
 

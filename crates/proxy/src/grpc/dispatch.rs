@@ -27,7 +27,7 @@ impl Proxied {
         Res: Reply + 'static,
         H: AsyncFnOnce(&Proxy, &CallContext, Req) -> Result<Res, Status> + 'static,
     {
-        let proxy = self.0.clone();
+        let proxy = self.proxy.clone();
         call.unary_cancelable(id, async move |request: Req, context: CallContext| {
             handler(&proxy, &context, request).await
         });
@@ -46,7 +46,7 @@ impl Proxied {
         Req: Message + Default + Clone + 'static,
         Res: Message + Default + 'static,
     {
-        let proxy = self.0.clone();
+        let proxy = self.proxy.clone();
         call.server_stream(id, async move |request: Req, context, responses: &mut Responses| {
             let client = proxy.upstream.client_for(&context);
             let mut stream = tokio::select! {
@@ -71,7 +71,7 @@ impl Proxied {
         Req: Message + Default + 'static,
         H: AsyncFnOnce(&Proxy, &CallContext, Requests<Req>, &mut Responses) -> Result<(), Status> + 'static,
     {
-        let proxy = self.0.clone();
+        let proxy = self.proxy.clone();
         call.bidi(id, async move |requests: Requests<Req>, context, responses: &mut Responses| {
             handler(&proxy, &context, requests, responses).await
         });
@@ -141,7 +141,7 @@ impl Service for Proxied {
         request: Request<api::grpc::RequestBody>,
         caller: Caller,
     ) -> Response<HttpBody> {
-        super::http::answer(&self.0, request, caller.peer()).await
+        super::http::answer(&self, request, caller.peer()).await
     }
 }
 

@@ -6,12 +6,14 @@
 //! | `/metrics` | those of one endpoint, the same one as long as it answers |
 //! | `/proxy/health` | a read and a watch through this proxy's own address |
 //! | `/proxy/metrics` | ours |
+//! | `/debug/pprof/` | profiles of this process, with `--enable-pprof` and not on `--metrics-addr` |
 //!
 //! **Source**: etcd `server/proxy/grpcproxy/{health,metrics}.go`.
 
 use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -28,13 +30,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use super::Proxy;
 use super::counters::count;
+use super::{Proxied, Proxy};
 
 const READ: Duration = Duration::from_secs(1);
 const WATCH: Duration = Duration::from_secs(3);
 /// Patience with an endpoint that is asked for its metrics.
 const FETCH: Duration = Duration::from_secs(10);
+const PROFILES: &str = "/debug/pprof";
 /// What is read for a look at the health.
 const KEY: &str = "a";
 
@@ -107,7 +110,7 @@ impl Metrics {
         let connector = match &self.connector {
             Some(connector) => connector.clone(),
             None => {
-                let report = std::sync::Arc::new(|_: &tls::Warning| {});
+                let report = Arc::new(|_: &tls::Warning| {});
                 tls::Connector::new(&tls::Settings::default(), &["http/1.1"], report)
                     .map_err(io::Error::other)?
             }
@@ -135,7 +138,8 @@ where
 }
 
 /// Answers a request.
-pub(crate) async fn answer<B>(proxy: &Proxy, request: Request<B>, peer: &Peer) -> Response<HttpBody> {
+pub(crate) async fn answer<B>(service: &Proxied, request: Request<B>, peer: &Peer) -> Response<HttpBody> {
+    let proxy = &service.proxy;
     match request.uri().path() {
         "/metrics" => match proxy.cluster_metrics.fetch(peer.secure).await {
             Some(text) => typed(StatusCode::OK, HeaderValue::from_static("text/plain; version=0.0.4"), text),
@@ -153,8 +157,15 @@ pub(crate) async fn answer<B>(proxy: &Proxy, request: Request<B>, peer: &Peer) -
         }
         "/health" => verdict(proxy, cluster_sickness(proxy).await),
         "/proxy/health" => verdict(proxy, own_sickness(proxy.itself.as_ref()).await),
+        path if service.has_profiles && is_profile(path) => {
+            api::http::debug_page(Arc::new(server::profile::answer), request.uri()).await
+        }
         _ => error(StatusCode::NOT_FOUND, "404 page not found"),
     }
+}
+
+fn is_profile(path: &str) -> bool {
+    path.strip_prefix(PROFILES).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn verdict(proxy: &Proxy, sickness: Option<String>) -> Response<HttpBody> {

@@ -59,6 +59,7 @@ pub(crate) async fn put(
     let namespace = &proxy.upstream.namespace;
     namespace.enter_put(&mut request);
     let mut response = proxy.upstream.call(context, request).await?;
+    proxy.upstream.shown(response.header.as_ref());
     writing.done(response.header.as_ref());
     namespace.leave_kvs(response.prev_kv.as_mut_slice());
     Ok(response)
@@ -75,6 +76,7 @@ pub(crate) async fn delete_range(
     let namespace = &proxy.upstream.namespace;
     namespace.enter_delete(&mut request);
     let mut response = proxy.upstream.call(context, request).await?;
+    proxy.upstream.shown(response.header.as_ref());
     writing.done(response.header.as_ref());
     namespace.leave_kvs(&mut response.prev_kvs);
     Ok(response)
@@ -92,13 +94,28 @@ pub(crate) async fn txn(
     let original = request.clone();
     let namespace = &proxy.upstream.namespace;
     namespace.enter_txn(&mut request);
-    let mut response = proxy.upstream.call(context, request).await?;
+    let mut response = if only_reads(&request) {
+        proxy.upstream.reading_txn(context, request).await?
+    } else {
+        let response = proxy.upstream.call(context, request).await?;
+        proxy.upstream.shown(response.header.as_ref());
+        response
+    };
     writing.done(response.header.as_ref());
     namespace.leave_txn(&mut response);
     if context.token().is_none() {
         keep_ranges(proxy, &original, &response);
     }
     Ok(response)
+}
+
+/// Whether a transaction changes nothing, on either side.
+fn only_reads(txn: &pb::TxnRequest) -> bool {
+    txn.success.iter().chain(&txn.failure).all(|operation| match &operation.request {
+        Some(Request::RequestPut(_) | Request::RequestDeleteRange(_)) => false,
+        Some(Request::RequestTxn(txn)) => only_reads(txn),
+        Some(Request::RequestRange(_)) | None => true,
+    })
 }
 
 /// What a transaction may change, on either side, and what it compares: who compares with something

@@ -1,4 +1,5 @@
-//! Whether the cluster has a leader: for streams whose callers ask to be cut off when it has none.
+//! Whether the cluster has a leader: for renewals whose callers ask to be cut off when it has none. Watches
+//! hear of it by themselves.
 //!
 //! A watch on a key that nobody writes, at a revision that never comes, on a stream that the cluster
 //! itself cuts off. It begins when the first caller asks. With auth on the cluster refuses it, and
@@ -16,6 +17,8 @@ use tokio::sync::watch;
 
 const KEY: &str = "__lostleader";
 const NEVER: i64 = i64::MAX - 2;
+/// What callers are told.
+pub(crate) const NO_LEADER: &str = "etcdserver: no leader";
 const RETRY: Duration = Duration::from_millis(500);
 
 /// What is known of the leader.
@@ -45,7 +48,7 @@ impl Leader {
         let mut known = self.known.subscribe();
         // The sender lives as long as we do.
         let _ = known.wait_for(|known| *known == Some(false)).await;
-        Status::new(Code::Unavailable, "etcdserver: no leader")
+        Status::new(Code::Unavailable, NO_LEADER)
     }
 }
 

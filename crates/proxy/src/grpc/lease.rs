@@ -130,22 +130,31 @@ struct Renewing {
 
 impl Renewing {
     async fn run(mut self) {
-        // Ends when nobody asks; who asks later finds the queue closed.
-        while let Ok(Some(renewal)) = timeout(IDLE, self.queue.recv()).await {
-            self.enqueue(renewal);
-            while !self.waiting.is_empty() {
-                let Err(error) = self.stream().await else { break };
-                if !matches!(error.code(), Some(client::Code::Unavailable)) {
-                    let status = broken(error);
-                    let waiting = self.waiting.drain().flat_map(|(_, waiting)| waiting);
-                    // Who has gone needs no answer.
-                    waiting.for_each(|reply| drop(reply.send(Err(status.clone()))));
-                    break;
-                }
-                self.waiting.values_mut().for_each(|waiting| waiting.retain(|reply| !reply.is_closed()));
-                self.waiting.retain(|_, waiting| !waiting.is_empty());
-                sleep(RETRY).await;
+        loop {
+            match timeout(IDLE, self.queue.recv()).await {
+                Ok(Some(renewal)) => self.serve(renewal).await,
+                Ok(None) => return,
+                // Nobody asks. Who asks from now on finds the queue closed; who came before that is in it.
+                Err(_) => self.queue.close(),
             }
+        }
+    }
+
+    /// Renews as long as somebody waits.
+    async fn serve(&mut self, renewal: Renewal) {
+        self.enqueue(renewal);
+        while !self.waiting.is_empty() {
+            let Err(error) = self.stream().await else { return };
+            if !matches!(error.code(), Some(client::Code::Unavailable)) {
+                let status = broken(error);
+                let waiting = self.waiting.drain().flat_map(|(_, waiting)| waiting);
+                // Who has gone needs no answer.
+                waiting.for_each(|reply| drop(reply.send(Err(status.clone()))));
+                return;
+            }
+            self.waiting.values_mut().for_each(|waiting| waiting.retain(|reply| !reply.is_closed()));
+            self.waiting.retain(|_, waiting| !waiting.is_empty());
+            sleep(RETRY).await;
         }
     }
 
@@ -156,7 +165,8 @@ impl Renewing {
         waiting.len() == 1
     }
 
-    /// Renews on one stream until it breaks, or until nobody has asked for long.
+    /// Renews on one stream until it breaks, or until nobody waits and nobody has asked for long, or can
+    /// any more.
     async fn stream(&mut self) -> Result<(), client::Error> {
         let (sender, requests) = mpsc::unbounded_channel();
         // A closed stream shows on its receiving side.
@@ -167,7 +177,8 @@ impl Renewing {
         let requests = UnboundedReceiverStream::new(requests);
         let mut stream: Streaming<pb::LeaseKeepAliveResponse> =
             self.client.open_stream(requests, PATH, false).await?;
-        loop {
+        let mut open = true;
+        while open || !self.waiting.is_empty() {
             tokio::select! {
                 answer = stream.message() => match answer? {
                     Some(answer) => {
@@ -180,15 +191,44 @@ impl Renewing {
                         return Err(client::Error::Rpc { code: client::Code::Unavailable, message });
                     }
                 },
-                renewal = self.queue.recv() => {
-                    let Some(renewal) = renewal else { return Ok(()) };
-                    let id = renewal.0;
-                    if self.enqueue(renewal) {
-                        ask(id);
+                renewal = self.queue.recv(), if open => match renewal {
+                    Some(renewal) => {
+                        let id = renewal.0;
+                        if self.enqueue(renewal) {
+                            ask(id);
+                        }
                     }
-                }
+                    None => open = false,
+                },
                 () = sleep(IDLE), if self.waiting.is_empty() => return Ok(()),
             }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grpc::fake::{Fake, PATIENCE};
+
+    /// The queue was dropped with what had come since it was last looked at: `Canceled` for its callers.
+    #[tokio::test]
+    async fn a_renewal_at_the_edge_of_an_idle_minute_is_carried_out() {
+        let cluster = Fake::start();
+        let (sender, mut queue) = mpsc::unbounded_channel();
+        let answers: Vec<_> = [7, 8, 7]
+            .map(|id| {
+                let (reply, answer) = oneshot::channel();
+                assert!(sender.send((id, reply)).is_ok());
+                answer
+            })
+            .into();
+        queue.close();
+        let renewing = Renewing { client: cluster.client().await, queue, waiting: HashMap::new() };
+        timeout(PATIENCE, renewing.run()).await.expect("it ends when all are served");
+        for (answer, id) in answers.into_iter().zip([7, 8, 7]) {
+            assert_eq!(answer.await.expect("an answer").expect("a renewal").id, id);
         }
     }
 }

@@ -15,6 +15,8 @@ mod cache;
 mod cluster;
 mod counters;
 mod dispatch;
+#[cfg(test)]
+mod fake;
 mod http;
 mod kv;
 mod leader;
@@ -23,6 +25,8 @@ mod namespace;
 mod start;
 mod upstream;
 mod watch;
+#[cfg(test)]
+mod whole_tests;
 
 use std::sync::Arc;
 
@@ -55,4 +59,8 @@ pub(crate) struct Proxy {
 
 /// The proxy as a service of a listener.
 #[derive(Clone)]
-pub(crate) struct Proxied(Arc<Proxy>);
+pub(crate) struct Proxied {
+    proxy: Arc<Proxy>,
+    /// Whether profiles are served here as well.
+    has_profiles: bool,
+}

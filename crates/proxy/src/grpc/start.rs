@@ -6,7 +6,7 @@
 //! **Source**: etcd `server/etcdmain/grpc_proxy.go`.
 
 use std::io;
-use std::net::ToSocketAddrs;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -29,6 +29,7 @@ use super::upstream::{Upstream, this_is_worker};
 use super::watch::{Hub, Inputs};
 use super::{MetricsText, Proxied, Proxy};
 use crate::discover::{self, Question};
+use crate::listen::listen_addresses;
 
 const DIAL: Duration = Duration::from_secs(5);
 /// Longest request that a caller may send: gRPC's own limit.
@@ -87,6 +88,8 @@ pub struct Settings {
     pub keepalive_timeout: Duration,
     /// `--max-concurrent-streams`.
     pub max_concurrent_streams: u32,
+    /// `--enable-pprof`.
+    pub enable_pprof: bool,
 }
 
 /// Why a proxy does not start.
@@ -136,7 +139,7 @@ pub enum StartError {
 
 /// A proxy that serves, until it is dropped.
 pub struct Prepared {
-    _serving: Vec<Serving>,
+    serving: Vec<Serving>,
     _workers: Arc<Workers>,
 }
 
@@ -165,7 +168,10 @@ impl Prepared {
         let clients = connect_all(&workers, &cluster)?;
         let methods = api::grpc::Metrics::new(CLIENT_METHODS);
         let proxy = Arc::new(assemble(&settings, &workers, clients, caller_tls.as_ref(), methods.clone())?);
-        let service = Proxied(proxy);
+        let service = Proxied { proxy, has_profiles: settings.enable_pprof };
+        if settings.enable_pprof {
+            log::info!("gRPC proxy enabled pprof", "path" => "/debug/pprof");
+        }
         let mut serving = Vec::new();
         let options = listen_options(&settings, security.clone(), Protocols::Both);
         let listening = api::grpc::serve_counted(&workers, listener, options, service.clone(), methods);
@@ -174,11 +180,17 @@ impl Prepared {
             let (listener, secure) = bind_metrics(&settings.metrics_url, security.is_some())?;
             log::info!("gRPC proxy listening for metrics", "address" => &settings.metrics_url);
             let options = listen_options(&settings, security.filter(|_| secure), Protocols::Http);
+            let service = Proxied { has_profiles: false, ..service };
             serving.push(api::grpc::serve(&workers, listener, options, service)?);
             log::info!("gRPC proxy server metrics URL serving");
         }
         log::info!("started gRPC proxy", "address" => &settings.listen);
-        Ok(Self { _serving: serving, _workers: workers })
+        Ok(Self { serving, _workers: workers })
+    }
+
+    /// Where it serves.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.serving.first().and_then(Serving::local_addr)
     }
 }
 
@@ -323,7 +335,8 @@ fn assemble(
     if settings.ordering {
         log::info!("waiting for linearized read from cluster to recover ordering");
         let client = client.clone();
-        on_worker(workers, 0, move || async move { recover_ordering(&client).await })?;
+        let header = on_worker(workers, 0, move || async move { recover_ordering(&client).await })?;
+        upstream.shown(header.as_ref());
     }
     let itself = match identity.advertise.is_empty() {
         true => None,
@@ -372,13 +385,18 @@ fn assemble(
     })
 }
 
-/// Waits until the cluster has answered a linearizable read: older answers than that one do not count
-/// from then on.
-async fn recover_ordering(client: &Client) {
+/// Waits until the cluster has answered a linearizable read: older answers than that one, whose header
+/// this gives, do not count from then on.
+async fn recover_ordering(client: &Client) -> Option<pb::ResponseHeader> {
     let look = pb::RangeRequest { key: "_".into(), keys_only: true, ..Default::default() };
-    while let Err(error) = client.call(look.clone()).await {
-        log::warn!("ordering recovery failed, retrying in 1s", "error" => error.to_string());
-        tokio::time::sleep(RETRY).await;
+    loop {
+        match client.call(look.clone()).await {
+            Ok(response) => return response.header,
+            Err(error) => {
+                log::warn!("ordering recovery failed, retrying in 1s", "error" => error.to_string());
+                tokio::time::sleep(RETRY).await;
+            }
+        }
     }
 }
 
@@ -454,10 +472,8 @@ fn bind(address: &str) -> Result<Listener, StartError> {
         let reason = reason.split(" (os error").next().unwrap_or_default().to_lowercase();
         StartError::Listen { address: address.to_owned(), reason }
     };
-    let host = if address.starts_with(':') { format!("[::]{address}") } else { address.to_owned() };
-    let mut addresses = host.to_socket_addrs().map_err(failed)?;
-    let address = addresses.next().ok_or_else(|| failed(io::Error::other("the host has no address")))?;
-    Listener::tcp(address).map_err(failed)
+    let addresses = listen_addresses(address).map_err(failed)?;
+    std::net::TcpListener::bind(&addresses[..]).map(Listener::Tcp).map_err(failed)
 }
 
 /// The listener of `scheme://host:port`, and whether it is encrypted.

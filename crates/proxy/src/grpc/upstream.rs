@@ -23,6 +23,9 @@ pub(crate) fn this_is_worker(number: usize) {
     WORKER.set(number);
 }
 
+/// The header of an answer.
+type HeaderOf<R> = fn(&<R as Rpc>::Response) -> Option<&pb::ResponseHeader>;
+
 /// How often an answer from a member that is behind is asked for again, per endpoint.
 const ORDERING_ROUNDS: usize = 5;
 
@@ -30,7 +33,7 @@ const ORDERING_ROUNDS: usize = 5;
 pub(crate) struct Upstream {
     clients: Vec<Client>,
     pub(crate) namespace: Namespace,
-    /// `--experimental-serializable-ordering`: the newest revision that a range has shown.
+    /// `--experimental-serializable-ordering`: the newest revision that anybody was shown.
     newest_revision: Option<AtomicI64>,
 }
 
@@ -72,24 +75,42 @@ impl Upstream {
     ) -> Result<pb::RangeResponse, client::Error> {
         self.refuse_empty(&request.key)?;
         self.namespace.enter_range(&mut request);
-        let mut response = self.range_in_order(client, request).await?;
+        let mut response = self.in_order(client, request, |response| response.header.as_ref()).await?;
         self.namespace.leave_kvs(&mut response.kvs);
         Ok(response)
     }
 
-    /// Asks again while the answer is older than one that somebody has seen.
-    async fn range_in_order(
+    /// Passes on a transaction that only reads.
+    pub(crate) async fn reading_txn(
+        &self,
+        context: &CallContext,
+        request: pb::TxnRequest,
+    ) -> Result<pb::TxnResponse, Status> {
+        let client = self.client_for(context);
+        let answer = self.in_order(&client, request, |response| response.header.as_ref()).await;
+        answer.map_err(|error| status_of(&error))
+    }
+
+    /// Notes which revision an answer has shown.
+    pub(crate) fn shown(&self, header: Option<&pb::ResponseHeader>) {
+        if let (Some(newest), Some(header)) = (&self.newest_revision, header) {
+            newest.fetch_max(header.revision, Ordering::Relaxed);
+        }
+    }
+
+    /// Asks again while the answer is older than one that somebody has seen. For what only reads.
+    async fn in_order<R: Rpc>(
         &self,
         client: &Client,
-        request: pb::RangeRequest,
-    ) -> Result<pb::RangeResponse, client::Error> {
+        request: R,
+        header: HeaderOf<R>,
+    ) -> Result<R::Response, client::Error> {
         let Some(newest) = &self.newest_revision else { return client.call(request).await };
         let seen_before = newest.load(Ordering::Relaxed);
         for _ in 0..=ORDERING_ROUNDS * client.endpoints().len() {
             let response = client.call(request.clone()).await?;
-            let revision = response.header.as_ref().map_or(0, |header| header.revision);
-            if revision >= seen_before {
-                newest.fetch_max(revision, Ordering::Relaxed);
+            if header(&response).map_or(0, |header| header.revision) >= seen_before {
+                self.shown(header(&response));
                 return Ok(response);
             }
         }
@@ -124,4 +145,37 @@ pub(crate) fn status_of(error: &client::Error) -> Status {
 /// The status of a broken stream.
 pub(crate) fn broken(status: impl Into<client::Error>) -> Status {
     status_of(&status.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grpc::fake::Fake;
+
+    /// A transaction showed a revision, and a read after it an older one.
+    #[tokio::test]
+    async fn no_answer_shows_an_older_revision_than_one_before() {
+        let cluster = Fake::start();
+        let upstream = Upstream::new(vec![cluster.client().await], "", true);
+        let context = CallContext::local();
+        let range = async || {
+            let request = pb::RangeRequest { key: "k".into(), serializable: true, ..Default::default() };
+            let answer = upstream.range(upstream.client(), request).await.unwrap();
+            answer.header.unwrap().revision
+        };
+        cluster.revisions([5, 4, 5]);
+        assert_eq!((range().await, range().await), (5, 5));
+        // By a transaction that reads.
+        cluster.revisions([3, 9, 8, 9]);
+        let answer = upstream.reading_txn(&context, pb::TxnRequest::default()).await.unwrap();
+        assert_eq!((answer.header.unwrap().revision, range().await), (9, 9));
+        // By a write.
+        cluster.revisions([9, 12]);
+        upstream.shown(Some(&pb::ResponseHeader { revision: 12, ..Default::default() }));
+        assert_eq!(range().await, 12);
+        cluster.revisions([11]);
+        let request = pb::RangeRequest { key: "k".into(), ..Default::default() };
+        let error = upstream.range(upstream.client(), request).await.unwrap_err().to_string();
+        assert!(error.contains("no cluster members have a revision higher"), "{error}");
+    }
 }

@@ -4,13 +4,18 @@
 //! with all previous values, whose events go to its receivers, each of which sees them through its own
 //! [`View`]. In the long run a group has one broadcast:
 //!
-//! - a watch joins one that will show it every event it still needs, else gets a broadcast of its own;
+//! - a watch joins one that will show it every event it still needs, and has little to show before that,
+//!   else gets a broadcast of its own: who wants what happens from now on does not wait behind somebody's
+//!   history;
 //! - a broadcast that has caught up with the newest one of its group hands its receivers over and ends.
 //!
 //! Invariants, per broadcast:
 //! - every event of the range below `next_revision` was delivered to every receiver that wanted it;
 //! - it saw the range from `joinable_from` on and has had no event there: who needs nothing older can
-//!   join, and `joinable_from <= next_revision`.
+//!   join, and `joinable_from <= next_revision`;
+//! - it has caught up when it has shown all that there was when it began (`history_until`). That is seen
+//!   at an event or at progress: a range that is quiet after its history may have a second broadcast until
+//!   then.
 //!
 //! A receiver never sees an event twice: those below its own `next_revision` are left out.
 //!
@@ -25,7 +30,11 @@ use bytes::Bytes;
 use proto::etcdserverpb as pb;
 
 use super::body::{Bodies, Body, View, revision_of};
-use super::outlet::Outlet;
+use super::outlet::{End, Outlet};
+
+/// Revisions that a watch may have to wait for although it does not need them: members read history in
+/// batches of so many.
+const SHORT_HISTORY: i64 = 1000;
 
 /// A watch stream of a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,11 +47,14 @@ pub(crate) struct BroadcastId(u64);
 type ReceiverId = (StreamId, i64);
 type Token = Option<Arc<str>>;
 
-/// What is watched, as the caller wrote it.
+/// What is watched, as the caller wrote it, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Range {
     pub(crate) key: Bytes,
     pub(crate) range_end: Bytes,
+    /// Whether the stream has to end when there is no leader. Who does not ask for that must not be cut
+    /// off, so the two share nothing.
+    pub(crate) needs_leader: bool,
 }
 
 /// A watch that a caller wants.
@@ -80,8 +92,23 @@ struct Receiver {
 struct Broadcast {
     next_revision: i64,
     joinable_from: i64,
+    /// The newest revision there was when it began, as far as was known to the member that was asked.
+    history_until: i64,
     token: Token,
     receivers: BTreeMap<ReceiverId, Receiver>,
+}
+
+impl Broadcast {
+    fn has_caught_up(&self) -> bool {
+        self.next_revision > self.history_until
+    }
+
+    /// Whether a watch that needs everything from `revision` on gets it here, and does not wait for much
+    /// else.
+    fn suits(&self, revision: i64) -> bool {
+        let is_near = revision.saturating_sub(self.next_revision) <= SHORT_HISTORY;
+        self.joinable_from <= revision && (is_near || self.has_caught_up())
+    }
 }
 
 #[derive(Default)]
@@ -125,6 +152,7 @@ impl Groups {
             group.header = header;
         }
         let newest = group.broadcasts.values().map(|broadcast| broadcast.joinable_from).max();
+        let history_until = header.revision;
         if start_revision == 0 {
             // From now on; and now is no earlier than what this proxy has shown.
             start_revision = (header.revision + 1).max(newest.unwrap_or(0));
@@ -137,7 +165,7 @@ impl Groups {
         outlet.set_watches(watches.len());
         let next_revision = start_revision;
         let receiver = Receiver { outlet, next_revision, progress, view, token: token.clone() };
-        let joinable = group.broadcasts.iter_mut().filter(|(_, known)| known.joinable_from <= start_revision);
+        let joinable = group.broadcasts.iter_mut().filter(|(_, known)| known.suits(start_revision));
         if let Some((_, broadcast)) = joinable.max_by_key(|(_, known)| known.joinable_from) {
             broadcast.receivers.insert((stream, id), receiver);
             self.coalesced += 1;
@@ -145,7 +173,10 @@ impl Groups {
         }
         let receivers = BTreeMap::from([((stream, id), receiver)]);
         let next_revision = start_revision.min(self.newest_revision + 1);
-        self.open(range, Broadcast { next_revision, joinable_from: next_revision, token, receivers });
+        self.open(
+            range,
+            Broadcast { next_revision, joinable_from: next_revision, history_until, token, receivers },
+        );
     }
 
     fn open(&mut self, range: Range, broadcast: Broadcast) {
@@ -207,6 +238,7 @@ impl Groups {
     pub(crate) fn response(&mut self, id: BroadcastId, response: &pb::WatchResponse) {
         let Some(range) = self.ranges.get(&id) else { return };
         let Some(group) = self.groups.get_mut(range) else { return };
+        let shares = group.broadcasts.len() > 1;
         let Some(broadcast) = group.broadcasts.get_mut(&id) else { return };
         if let Some(header) = response.header {
             group.header = header;
@@ -243,41 +275,54 @@ impl Groups {
             }
             None => {}
         }
-        self.coalesce(id);
+        if shares {
+            let range = range.clone();
+            self.coalesce(&range);
+        }
     }
 
-    /// Hands the receivers of a broadcast over to the newest one of its group, if they miss nothing by that.
-    fn coalesce(&mut self, id: BroadcastId) {
-        let Some(group) = self.ranges.get(&id).and_then(|range| self.groups.get_mut(range)) else { return };
+    /// Hands the receivers of broadcasts over to the newest one of their group, where they miss nothing by
+    /// that and need not wait for what they have.
+    fn coalesce(&mut self, range: &Range) {
+        let Some(group) = self.groups.get(range) else { return };
         let newest = group.broadcasts.iter().max_by_key(|(id, known)| {
             // Of several the oldest, so that all agree.
             (known.joinable_from, std::cmp::Reverse(**id))
         });
         let Some((&newest, target)) = newest else { return };
-        let behind = group.broadcasts.get(&id).is_none_or(|own| own.next_revision < target.joinable_from);
-        if newest == id || behind {
-            return;
-        }
-        let Some(ended) = self.close(id) else { return };
-        let group = self.ranges.get(&newest).and_then(|range| self.groups.get_mut(range));
-        let Some(target) = group.and_then(|group| group.broadcasts.get_mut(&newest)) else { return };
-        for (receiver_id, mut receiver) in ended.receivers {
-            receiver.next_revision = receiver.next_revision.max(ended.next_revision);
-            target.receivers.insert(receiver_id, receiver);
-            self.coalesced += 1;
+        let goes_over = |(id, own): &(&BroadcastId, &Broadcast)| {
+            **id != newest
+                && own.next_revision >= target.joinable_from
+                && (target.has_caught_up() || !own.has_caught_up())
+        };
+        let going: Vec<BroadcastId> = group.broadcasts.iter().filter(goes_over).map(|(id, _)| *id).collect();
+        for id in going {
+            let Some(ended) = self.close(id) else { continue };
+            let target = self.groups.get_mut(range).and_then(|group| group.broadcasts.get_mut(&newest));
+            let Some(target) = target else { return };
+            for (receiver_id, mut receiver) in ended.receivers {
+                receiver.next_revision = receiver.next_revision.max(ended.next_revision);
+                target.receivers.insert(receiver_id, receiver);
+                self.coalesced += 1;
+            }
         }
     }
 
-    /// The cluster ended the watch behind a broadcast. Those who asked with the same token are told;
-    /// for the others somebody else asks, unless it is the revision that is gone.
+    /// The cluster ended the watch behind a broadcast, because its revision is gone, or because of who
+    /// asked. Those whom it concerns are told, for the others a new one begins.
     fn canceled(&mut self, id: BroadcastId, response: &pb::WatchResponse) {
         let Some(range) = self.ranges.get(&id).cloned() else { return };
-        let Some(mut broadcast) = self.close(id) else { return };
+        let Some(broadcast) = self.close(id) else { return };
         // That the watch exists was said long ago.
         let body = Body::new(&pb::WatchResponse { created: false, ..response.clone() });
-        let (token, is_compacted) = (broadcast.token.clone(), response.compact_revision != 0);
-        broadcast.receivers.retain(|(stream, watch), receiver| {
-            let stays = !is_compacted && receiver.token != token;
+        let Broadcast { next_revision, history_until, token, mut receivers, .. } = broadcast;
+        receivers.retain(|(stream, watch), receiver| {
+            // What lies before is delivered.
+            receiver.next_revision = receiver.next_revision.max(next_revision);
+            let stays = match response.compact_revision {
+                0 => receiver.token != token,
+                compacted => receiver.next_revision >= compacted,
+            };
             if !stays {
                 receiver.outlet.push(*watch, &body);
                 if let Some(watches) = self.streams.get_mut(stream) {
@@ -287,11 +332,27 @@ impl Groups {
             }
             stays
         });
-        if let Some(receiver) = broadcast.receivers.values().next() {
-            broadcast.token = receiver.token.clone();
-            broadcast.joinable_from = broadcast.next_revision;
-            self.open(range, broadcast);
+        let Some(first) = receivers.values().min_by_key(|receiver| receiver.next_revision) else { return };
+        let (wanted, token) = (first.next_revision, first.token.clone());
+        // As for any other watch: what comes next is the last revision to begin at.
+        let next_revision = wanted.min(self.newest_revision + 1).max(response.compact_revision);
+        // What lies between is behind a compaction still to be read.
+        let history_until = if response.compact_revision == 0 { history_until } else { self.newest_revision };
+        self.open(
+            range.clone(),
+            Broadcast { next_revision, joinable_from: next_revision, history_until, token, receivers },
+        );
+        if let (Some(group), Some(header)) = (self.groups.get_mut(&range), response.header) {
+            group.header = header;
         }
+    }
+
+    /// The watch behind a broadcast ended because there is no leader, and so do the streams of those who
+    /// asked for one.
+    pub(crate) fn leader_lost(&mut self, id: BroadcastId) {
+        let Some(broadcast) = self.close(id) else { return };
+        // The streams will say that they are gone.
+        broadcast.receivers.values().for_each(|receiver| receiver.outlet.end(End::NoLeader));
     }
 }
 

@@ -13,10 +13,12 @@ struct Bench {
     outlets: HashMap<u64, Arc<Outlet>>,
     open: HashSet<BroadcastId>,
     opened: Vec<(BroadcastId, i64, Token)>,
+    /// Of the watches added from now on.
+    needs_leader: bool,
 }
 
 fn range(key: &'static str) -> Range {
-    Range { key: key.into(), range_end: Bytes::new() }
+    Range { key: key.into(), range_end: Bytes::new(), needs_leader: false }
 }
 
 impl Bench {
@@ -31,7 +33,7 @@ impl Bench {
         self.groups.add(Watch {
             stream: StreamId(stream),
             id: 0,
-            range: range("k"),
+            range: Range { needs_leader: self.needs_leader, ..range("k") },
             start_revision,
             header,
             progress,
@@ -151,18 +153,80 @@ fn history_without_events_needs_no_watch_of_its_own() {
 fn the_one_that_catches_up_moves_not_the_newest() {
     let mut bench = Bench::default();
     bench.add(1, 5, 100);
-    bench.add(2, 101, 100);
-    // It joined the one that begins before.
-    assert_eq!(bench.opened.len(), 1);
     bench.events(0, &[5, 6], 100);
-    bench.add(3, 3, 100);
+    bench.add(2, 3, 100);
+    bench.events(0, &[100], 100);
+    bench.add(3, 101, 100);
+    // It joined the one that has caught up meanwhile.
+    assert_eq!(bench.opened.len(), 2);
     bench.events(0, &[101], 101);
     assert_eq!(bench.open.len(), 2);
-    bench.events(1, &[5, 6, 101], 101);
+    bench.events(1, &[5, 6, 100, 101], 101);
     assert_eq!(bench.open.len(), 1);
     assert!(bench.open.contains(&bench.opened[0].0));
-    assert_eq!((bench.seen(1), bench.seen(2)), (vec![5, 6, 101], vec![101]));
-    assert_eq!(bench.seen(3), [5, 6, 101]);
+    assert_eq!((bench.seen(1), bench.seen(3)), (vec![5, 6, 100, 101], vec![101]));
+    assert_eq!(bench.seen(2), [5, 6, 100, 101]);
+}
+
+/// A fresh watch joined one that was reading a long history, and heard of nothing until that was over.
+#[test]
+fn who_wants_what_is_new_does_not_wait_behind_history() {
+    let mut bench = Bench::default();
+    bench.add(1, 1, 1_000_000);
+    bench.add(2, 0, 1_000_000);
+    bench.add(3, 999_000, 1_000_000);
+    bench.add(4, 1_000_001, 1_000_000);
+    // The second and the fourth share.
+    let begun: Vec<i64> = bench.opened.iter().map(|(_, revision, _)| *revision).collect();
+    assert_eq!(begun, [1, 1_000_001, 999_000]);
+    bench.events(0, &[1, 2], 1_000_000);
+    bench.events(1, &[1_000_001], 1_000_001);
+    assert_eq!((bench.seen(2), bench.seen(4)), (vec![1_000_001], vec![1_000_001]));
+    // One that needs the same history shares it.
+    bench.add(5, 3, 1_000_001);
+    assert_eq!(bench.opened.len(), 3);
+    bench.events(2, &[1_000_001], 1_000_001);
+    bench.events(0, &[3, 1_000_001], 1_000_001);
+    assert_eq!(bench.open.len(), 1);
+    // Of those that are equally far the oldest stays.
+    bench.events(0, &[1_000_002], 1_000_002);
+    let seen = [1, 2, 3, 4, 5].map(|stream| bench.seen(stream));
+    let (new, both) = (1_000_002, vec![1_000_001, 1_000_002]);
+    assert_eq!(seen, [vec![1, 2, 3, 1_000_001, new], vec![new], both, vec![new], vec![3, 1_000_001, new]]);
+}
+
+/// Lists are read from members that are more or less behind, while others write; nothing happens in the
+/// range that is watched.
+#[test]
+fn a_little_history_does_not_keep_watches_apart() {
+    let mut bench = Bench::default();
+    bench.add(1, 101, 150);
+    (2..100).for_each(|stream| bench.add(stream, 100 + stream as i64, 160 + stream as i64));
+    // Others from now on: this is what two members that are behind say of it.
+    bench.add(100, 0, 120);
+    bench.add(101, 0, 110);
+    assert_eq!(bench.opened.len(), 1);
+    let mut lagging = Bench::default();
+    lagging.add(1, 1, 50_000);
+    lagging.add(2, 0, 40_000);
+    lagging.add(3, 0, 45_000);
+    assert_eq!(lagging.opened.len(), 2);
+}
+
+#[test]
+fn who_has_caught_up_is_not_sent_back() {
+    let mut bench = Bench::default();
+    bench.add(1, 0, 100);
+    bench.events(0, &[101], 101);
+    // Its history begins behind what the other has shown, and is long.
+    bench.add(2, 90, 200);
+    bench.events(1, &[150, 151], 200);
+    // All that this one learns is that nothing came; the other one is ahead with what it has seen.
+    bench.respond(0, at(160));
+    assert_eq!(bench.open.len(), 2);
+    bench.events(1, &[201], 201);
+    bench.events(0, &[201], 201);
+    assert_eq!(bench.open.len(), 1);
 }
 
 #[test]
@@ -219,6 +283,67 @@ fn a_compaction_ends_everybody() {
     assert!(bench.open.is_empty() && bench.groups.groups.is_empty());
     bench.groups.cancel(StreamId(1), 0);
     assert!(bench.received(1).is_empty());
+}
+
+/// All who shared the watch were told that their revisions were gone.
+#[test]
+fn a_compaction_ends_only_whom_it_concerns() {
+    let mut bench = Bench::default();
+    bench.add_with(1, 0, 10, false, Some("a"));
+    bench.events(0, &[11], 11);
+    // These need less than the first, and nothing that was compacted.
+    bench.add_with(2, 60, 100, false, Some("b"));
+    bench.add_with(3, 50, 100, false, Some("c"));
+    bench.add_with(4, 500, 100, false, Some("d"));
+    assert_eq!(bench.opened.len(), 1);
+    // The stream broke, and what it goes on from is gone.
+    bench.respond(0, pb::WatchResponse { canceled: true, compact_revision: 50, ..at(100) });
+    let last = bench.received(1).pop().unwrap();
+    assert!(last.canceled && last.compact_revision == 50);
+    assert_eq!((bench.opened.len(), bench.open.len()), (2, 1));
+    assert_eq!((bench.opened[1].1, bench.opened[1].2.as_deref()), (50, Some("c")));
+    assert_eq!(bench.groups.coalesced, 2);
+    bench.events(1, &[55, 60], 100);
+    bench.events(1, &[500], 500);
+    let seen = [1, 2, 3, 4].map(|stream| bench.seen(stream));
+    assert_eq!(seen, [vec![], vec![60, 500], vec![55, 60, 500], vec![500]]);
+}
+
+#[test]
+fn after_a_compaction_the_future_begins_at_what_comes_next() {
+    let mut bench = Bench::default();
+    bench.add(1, 0, 10);
+    bench.add(2, i64::MAX - 2, 10);
+    bench.respond(0, at(30));
+    // What lies before the progress is delivered.
+    bench.respond(0, pb::WatchResponse { canceled: true, compact_revision: 31, ..at(40) });
+    assert!(bench.received(1).is_empty());
+    assert_eq!(bench.opened[1].1, 31);
+    bench.respond(1, pb::WatchResponse { canceled: true, compact_revision: 45, ..at(60) });
+    assert!(bench.received(1).pop().unwrap().canceled);
+    assert_eq!((bench.opened.len(), bench.opened[2].1), (3, 61));
+    bench.groups.cancel(StreamId(2), 0);
+    bench.settle();
+    assert_eq!(bench.received(2).pop().unwrap().header.unwrap().revision, 60);
+    assert!(bench.open.is_empty());
+}
+
+#[test]
+fn without_a_leader_only_those_end_who_asked_for_one() {
+    let mut bench = Bench::default();
+    bench.add(1, 0, 10);
+    bench.needs_leader = true;
+    bench.add(2, 0, 10);
+    bench.add(3, 0, 10);
+    assert_eq!((bench.opened.len(), bench.groups.coalesced), (2, 1));
+    bench.groups.leader_lost(bench.opened[1].0);
+    bench.settle();
+    assert_eq!((bench.open.len(), bench.groups.coalesced), (1, 0));
+    let ends = [1, 2, 3].map(|stream| bench.outlets[&stream].ended());
+    assert_eq!(ends, [None, Some(End::NoLeader), Some(End::NoLeader)]);
+    [2, 3].into_iter().for_each(|stream| bench.groups.stream_gone(StreamId(stream)));
+    bench.events(0, &[11], 11);
+    assert_eq!(bench.seen(1), [11]);
 }
 
 #[test]

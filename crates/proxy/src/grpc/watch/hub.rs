@@ -32,6 +32,8 @@ pub(crate) enum Input {
     Gone(StreamId),
     /// From the cluster.
     Response(BroadcastId, Box<pb::WatchResponse>),
+    /// The cluster ended a watch that asked for a leader, since there is none.
+    LeaderLost(BroadcastId),
 }
 
 /// The way to the hub.
@@ -45,16 +47,19 @@ pub(crate) struct Hub {
     groups: Groups,
     inputs: Inputs,
     open: HashMap<BroadcastId, Open>,
-    watchers: HashMap<Option<Arc<str>>, Shared>,
+    watchers: HashMap<Wish, Shared>,
 }
 
 /// A watch at the cluster.
 struct Open {
     task: AbortHandle,
-    token: Option<Arc<str>>,
+    wish: Wish,
 }
 
-/// One stream for all watches with the same token.
+/// On whose behalf a stream is open, and whether it ends when there is no leader.
+type Wish = (Option<Arc<str>>, bool);
+
+/// One stream for all watches with the same wish.
 struct Shared {
     watcher: Watcher,
     watches: usize,
@@ -99,20 +104,22 @@ impl Hub {
             Input::Cancel(stream, id) => self.groups.cancel(stream, id),
             Input::Gone(stream) => self.groups.stream_gone(stream),
             Input::Response(id, response) => self.groups.response(id, &response),
+            Input::LeaderLost(id) => self.groups.leader_lost(id),
         }
     }
 
     fn open(&mut self, id: BroadcastId, range: Range, start_revision: i64, token: Option<Arc<str>>) {
         log::debug!("watch", "key" => String::from_utf8_lossy(&range.key).into_owned());
-        let shared = self.watchers.entry(token.clone()).or_insert_with(|| {
-            let client = match &token {
+        let Range { mut key, mut range_end, needs_leader } = range;
+        let wish = (token, needs_leader);
+        let shared = self.watchers.entry(wish.clone()).or_insert_with(|| {
+            let client = match &wish.0 {
                 Some(token) => self.client.with_token(token),
                 None => self.client.clone(),
             };
-            Shared { watcher: client.watcher(false), watches: 0 }
+            Shared { watcher: client.watcher(needs_leader), watches: 0 }
         });
         shared.watches += 1;
-        let Range { mut key, mut range_end } = range;
         self.namespace.enter(&mut key, &mut range_end);
         let mut watch = shared.watcher.watch(pb::WatchCreateRequest {
             key,
@@ -125,27 +132,34 @@ impl Hub {
         let (inputs, namespace) = (self.inputs.clone(), self.namespace.clone());
         let task = tokio::spawn(async move {
             while let Some(answer) = watch.next().await {
-                let mut response = answer.unwrap_or_else(|error| pb::WatchResponse {
-                    canceled: true,
-                    cancel_reason: error.to_string(),
-                    ..Default::default()
-                });
-                namespace.leave_events(&mut response.events);
+                let input = match answer {
+                    Ok(mut response) => {
+                        namespace.leave_events(&mut response.events);
+                        Input::Response(id, Box::new(response))
+                    }
+                    Err(error) if needs_leader && error.is_server("no leader") => Input::LeaderLost(id),
+                    Err(error) => Input::Response(id, Box::new(ended(&error))),
+                };
                 // The hub ends after this task, if at all.
-                let _ = inputs.send(Input::Response(id, Box::new(response)));
+                let _ = inputs.send(input);
             }
         });
-        self.open.insert(id, Open { task: task.abort_handle(), token });
+        self.open.insert(id, Open { task: task.abort_handle(), wish });
     }
 
     fn close(&mut self, id: BroadcastId) {
         let Some(open) = self.open.remove(&id) else { return };
         open.task.abort();
-        if let Some(shared) = self.watchers.get_mut(&open.token) {
+        if let Some(shared) = self.watchers.get_mut(&open.wish) {
             shared.watches -= 1;
             if shared.watches == 0 {
-                self.watchers.remove(&open.token);
+                self.watchers.remove(&open.wish);
             }
         }
     }
+}
+
+/// What callers are told when the way to the cluster fails for good.
+fn ended(error: &client::Error) -> pb::WatchResponse {
+    pb::WatchResponse { canceled: true, cancel_reason: error.to_string(), ..Default::default() }
 }

@@ -11,8 +11,9 @@
 //! that somebody else began.
 //!
 //! As in etcd's proxy the ids of watches are counted from 0 whatever the caller proposes, responses
-//! come in one piece, and a request for progress is not supported; who asked for a leader is cut off
-//! when there is none (in etcd's proxy he is not).
+//! come in one piece, and a request for progress is not supported. Who asked for a leader is cut off when
+//! the member behind his watch has none (in etcd's proxy he is not): such watches have a stream of their
+//! own to the cluster, which asks for a leader as well.
 //!
 //! **Source**: etcd `server/proxy/grpcproxy/watch.go`.
 
@@ -33,9 +34,10 @@ use proto::etcdserverpb::watch_request::RequestUnion;
 use server::log;
 
 use super::Proxy;
+use super::leader::NO_LEADER;
 use body::{Body, View};
 use groups::{Range, StreamId, Watch};
-use outlet::Outlet;
+use outlet::{End, Outlet};
 
 pub(crate) use hub::{Hub, Input, Inputs};
 
@@ -60,7 +62,6 @@ pub(crate) async fn watch(
     tokio::select! {
         ended = stream.take_requests(requests) => ended,
         ended = stream.send_responses(responses) => ended,
-        lost = proxy.leader.lost_for(context) => Err(lost),
     }
 }
 
@@ -139,7 +140,11 @@ impl Stream<'_> {
         Watch {
             stream: self.id,
             id,
-            range: Range { key: request.key, range_end: request.range_end },
+            range: Range {
+                key: request.key,
+                range_end: request.range_end,
+                needs_leader: self.context.requires_leader(),
+            },
             start_revision: request.start_revision,
             header,
             progress: request.progress_notify,
@@ -175,11 +180,14 @@ impl Stream<'_> {
                 responses.poll_gone(cx).map(|()| None)
             });
             let Some(taken) = taken.await else { return Err(Status::canceled()) };
-            let taken = taken.map_err(|outlet::Overrun| {
-                log::error!(
-                    "failed to put a watch response on the watcher's proxy stream channel,err is timeout"
-                );
-                Status::new(Code::Unavailable, "grpc proxy: the watch stream fell too far behind")
+            let taken = taken.map_err(|end| match end {
+                End::Overrun => {
+                    log::error!(
+                        "failed to put a watch response on the watcher's proxy stream channel,err is timeout"
+                    );
+                    Status::new(Code::Unavailable, "grpc proxy: the watch stream fell too far behind")
+                }
+                End::NoLeader => Status::new(Code::Unavailable, NO_LEADER),
             })?;
             let (mut frames, mut count) = (BytesMut::new(), 0);
             for (watch_id, body) in taken {

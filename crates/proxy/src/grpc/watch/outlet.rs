@@ -24,17 +24,31 @@ struct Waiting {
     responses: VecDeque<Outgoing>,
     bytes: usize,
     watches: usize,
-    overrun: bool,
+    ended: Option<End>,
     waker: Option<Waker>,
+}
+
+impl Waiting {
+    /// The first reason counts.
+    fn end(&mut self, end: End) {
+        self.ended.get_or_insert(end);
+        self.responses.clear();
+        self.bytes = 0;
+    }
 }
 
 /// A queue. The hub and the stream share it.
 #[derive(Default)]
 pub(crate) struct Outlet(Mutex<Waiting>);
 
-/// The stream ran over.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Overrun;
+/// Why a stream is at its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// More waits than may.
+    Overrun,
+    /// The caller asked for a leader, and there is none.
+    NoLeader,
+}
 
 impl Outlet {
     /// Puts a response in. What no longer fits is lost, together with the stream.
@@ -46,14 +60,23 @@ impl Outlet {
         let limit = RESPONSES_PER_WATCH * waiting.watches.max(1);
         // A single response may be as large as it likes: it is in memory anyway.
         if waiting.responses.len() >= limit || (bytes > MAX_BYTES && !waiting.responses.is_empty()) {
-            waiting.overrun = true;
-            waiting.responses.clear();
-            waiting.bytes = 0;
+            waiting.end(End::Overrun);
         }
-        if !waiting.overrun {
+        if waiting.ended.is_none() {
             waiting.bytes = bytes;
             waiting.responses.push_back((watch_id, body.clone()));
         }
+        let waker = waiting.waker.take();
+        drop(waiting);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Ends the stream. What waits is lost.
+    pub(crate) fn end(&self, end: End) {
+        let mut waiting = self.0.lock();
+        waiting.end(end);
         let waker = waiting.waker.take();
         drop(waiting);
         if let Some(waker) = waker {
@@ -67,10 +90,10 @@ impl Outlet {
     }
 
     /// Takes out everything, once there is something.
-    pub(crate) fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Result<VecDeque<Outgoing>, Overrun>> {
+    pub(crate) fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Result<VecDeque<Outgoing>, End>> {
         let mut waiting = self.0.lock();
-        if waiting.overrun {
-            return Poll::Ready(Err(Overrun));
+        if let Some(end) = waiting.ended {
+            return Poll::Ready(Err(end));
         }
         if waiting.responses.is_empty() {
             waiting.waker = Some(cx.waker().clone());
@@ -78,6 +101,12 @@ impl Outlet {
         }
         waiting.bytes = 0;
         Poll::Ready(Ok(std::mem::take(&mut waiting.responses)))
+    }
+
+    /// Why it ended, if it did.
+    #[cfg(test)]
+    pub(crate) fn ended(&self) -> Option<End> {
+        self.0.lock().ended
     }
 
     /// What waits now.
@@ -104,7 +133,7 @@ mod tests {
         assert_eq!(taken.len(), 2 * RESPONSES_PER_WATCH);
         assert_eq!(taken[7].0, 7);
         (0..=2 * RESPONSES_PER_WATCH as i64).for_each(|id| outlet.push(id, &body));
-        assert_eq!(outlet.poll_take(&mut cx), Poll::Ready(Err(Overrun)));
+        assert_eq!(outlet.poll_take(&mut cx), Poll::Ready(Err(End::Overrun)));
     }
 
     #[test]
@@ -118,6 +147,6 @@ mod tests {
         let outlet = Outlet::default();
         (0..4).for_each(|id| outlet.push(id, &large()));
         let mut cx = Context::from_waker(Waker::noop());
-        assert_eq!(outlet.poll_take(&mut cx), Poll::Ready(Err(Overrun)));
+        assert_eq!(outlet.poll_take(&mut cx), Poll::Ready(Err(End::Overrun)));
     }
 }
