@@ -230,6 +230,14 @@ async fn members_auth_and_health() {
     assert_eq!(list.header, header(0));
     assert_eq!((list.members[0].id, &list.members[0].name[..]), (MEMBER.0, "fake"));
     assert_eq!(list.members[0].client_ur_ls, ["http://127.0.0.1:2379"]);
+    let peer_ur_ls = vec!["http://127.0.0.1".to_owned()];
+    let update = pb::MemberUpdateRequest { id: MEMBER.0, peer_ur_ls: peer_ur_ls.clone() };
+    let add = pb::MemberAddRequest { peer_ur_ls, is_learner: false };
+    for answer in
+        [call(&client, "Cluster/MemberUpdate", &update).await, call(&client, "Cluster/MemberAdd", &add).await]
+    {
+        assert_eq!((answer.code(), answer.text()), (3, text("given member URLs are invalid")));
+    }
     let status: pb::AuthStatusResponse =
         call(&client, "Auth/AuthStatus", &pb::AuthStatusRequest {}).await.only();
     assert_eq!((status.enabled, status.auth_revision), (false, 1));

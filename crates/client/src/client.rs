@@ -179,7 +179,8 @@ impl Client {
     }
 
     /// Goes over to these endpoints: connections to those that stay are kept, however they are written now;
-    /// calls on the others come to their end. New ones are made on the runtime that the client was made on. [`Client::endpoints`] does not follow. An empty list changes nothing.
+    /// calls on the others come to their end. New ones are made on the runtime that the client was made
+    /// on. [`Client::endpoints`] does not follow. An empty list changes nothing.
     pub fn set_endpoints(&self, endpoints: &[String]) {
         if !endpoints.is_empty() {
             self.shared.pool.replace(parse_endpoints(endpoints, &self.shared.options.server_name));

@@ -80,6 +80,10 @@ fn real_tools_read_our_database() -> anyhow::Result<()> {
         let value = |text: &str| -> anyhow::Result<serde_json::Value> { Ok(serde_json::from_str(text)?) };
         let (ours, theirs) = (value(&ours.stdout)?, value(&theirs.stdout)?);
         for (name, value) in theirs.as_object().context("an object")? {
+            if version == "3.5" && name == "totalKey" {
+                // It counted records; since 3.6 keys count.
+                continue;
+            }
             ensure!(ours[name] == *value, "{words:?}: {ours} and {theirs}");
         }
     }
