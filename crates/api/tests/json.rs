@@ -107,6 +107,70 @@ async fn streams_end_with_their_client_and_with_the_server() {
     assert_eq!(rest, "\r\n0\r\n\r\n", "the stream was ended as a whole");
 }
 
+/// Before, nobody looked at the connection any more once a message was wrong.
+#[tokio::test]
+async fn a_stream_with_a_wrong_message_ends_with_its_client() {
+    let fixture = start();
+    let mut socket = connect(&fixture).await;
+    let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+    let head = "POST /v3/watch HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n";
+    let first = chunk(r#"{"create_request":{"key":"YQ=="}}"#);
+    socket.write_all(format!("{head}{first}").as_bytes()).await.unwrap();
+    let line = read_until(&mut socket, "}\n").await;
+    assert!(line.contains(r#""created":true"#), "{line}");
+    socket.write_all(chunk(r#"{"create_request":5}"#).as_bytes()).await.unwrap();
+    // The watch goes on as it was.
+    put(&fixture).await;
+    let line = read_until(&mut socket, "}\n").await;
+    assert!(line.contains(r#""events":"#), "{line}");
+    drop(socket);
+    gone(&fixture).await;
+}
+
+async fn put(fixture: &Fixture) {
+    let put = post(fixture, "/v3/kv/put", "", r#"{"key":"YQ==","value":"MQ=="}"#).await;
+    assert_eq!(put.status, 200, "{}", put.body);
+}
+
+/// Returns when no connection is left.
+async fn gone(fixture: &Fixture) {
+    within(async {
+        while fixture.serving.connections() > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+/// Before, the connection was reset behind the refusal, which could overtake it.
+#[tokio::test]
+async fn a_refused_body_may_come_to_its_end() {
+    let fixture = start();
+    let mut socket = connect(&fixture).await;
+    let rest = vec![b' '; 200 << 10];
+    for path in ["/v3/kv/put", "/v3/nosuch", "/nosuch"] {
+        let length = rest.len() + 4;
+        let head = format!("POST {path} HTTP/1.1\r\nhost: h\r\ncontent-length: {length}\r\n\r\nnope");
+        socket.write_all(head.as_bytes()).await.unwrap();
+        let head = read_until(&mut socket, "\r\n\r\n").await;
+        let status = if path == "/v3/kv/put" { "400" } else { "404" };
+        assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {head}");
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+        within(socket.read_exact(&mut vec![0; length.parse().unwrap()])).await.unwrap();
+        socket.write_all(&rest).await.unwrap();
+    }
+    // As many bytes as nobody reads: the answer comes, and the end of the connection behind it.
+    let head = "POST /v3/kv/put HTTP/1.1\r\nhost: h\r\ncontent-length: 99999999\r\n\r\nnope";
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let (mut reader, mut writer) = socket.into_split();
+    let sending = tokio::spawn(async move { while writer.write_all(&[b' '; 1 << 16]).await.is_ok() {} });
+    let mut start = [0; 12];
+    within(reader.read_exact(&mut start)).await.unwrap();
+    assert_eq!(&start, b"HTTP/1.1 400");
+    within(sending).await.unwrap();
+    gone(&fixture).await;
+}
+
 #[tokio::test]
 async fn it_can_be_turned_off() {
     let fixture = start_with(Config::default(), |http| http.json_gateway = false);

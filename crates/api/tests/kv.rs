@@ -126,6 +126,21 @@ async fn large_ranges_are_whole_and_limited_ones_exact() {
     assert_eq!((prefix.kvs.len(), prefix.count, prefix.more), (10, 10, false));
 }
 
+/// Without an order the target says nothing; etcd goes on at wrong keys then.
+#[tokio::test]
+async fn a_stream_without_order_has_no_target() {
+    let fixture = start();
+    fill(&fixture, 3000, 100).await;
+    let client = fixture.client().await;
+    let expected: Vec<_> = range(&client, &all()).await.kvs;
+    for sort_target in [1, 2, 3, 4] {
+        let parts = stream(&client, &pb::RangeRequest { sort_target, ..all() }).await;
+        assert!(parts.len() > 1);
+        let kvs: Vec<_> = parts.into_iter().flat_map(|part| part.kvs).collect();
+        assert!(kvs == expected, "target {sort_target}");
+    }
+}
+
 #[tokio::test]
 async fn a_streamed_range_merges_to_the_range() {
     let fixture = start();

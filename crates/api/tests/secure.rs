@@ -17,7 +17,8 @@ use api::grpc::{
 };
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use proto::etcdserverpb::{PutRequest, PutResponse};
 use proto::mvccpb::KeyValue;
@@ -48,6 +49,17 @@ impl grpc::Service for Test {
 
     async fn http(self: Rc<Self>, request: Request<RequestBody>, caller: Caller) -> Response<HttpBody> {
         let (parts, body) = request.into_parts();
+        if parts.uri.path() == "/stream" {
+            let (frames, body) = tokio::sync::mpsc::channel(1);
+            tokio::task::spawn_local(async move {
+                for text in ["one", "two"] {
+                    frames.send(Ok(Frame::data(Bytes::from_static(text.as_bytes())))).await.unwrap();
+                    caller.stopping().await;
+                }
+            });
+            let body = tokio_stream::wrappers::ReceiverStream::new(body);
+            return Response::new(StreamBody::new(body).boxed_unsync());
+        }
         let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         if parts.uri.path() == "/big" {
             return Response::new(Full::from(vec![7; BIG_BYTES]).boxed_unsync());
@@ -160,6 +172,31 @@ async fn http_is_spoken_in_both_versions() {
     assert!(
         send.send_request(head).await.unwrap().into_body().collect().await.unwrap().to_bytes().is_empty()
     );
+}
+
+/// What is being sent when the server stops arrives as a whole, and streams come to a proper end.
+#[tokio::test]
+async fn a_stop_cuts_no_answer_short() {
+    let fixture = start(Options::default(), false);
+    let io = TokioIo::new(fixture.connect().await);
+    let (mut send, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    let mut ask = async |path: &str| {
+        let request = Request::get(format!("https://a.example{path}")).body(Full::<Bytes>::default());
+        within(send.send_request(request.unwrap())).await.unwrap().into_body()
+    };
+    let (big, mut stream) = (ask("/big").await, ask("/stream").await);
+    let first = within(stream.frame()).await.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(first, "one");
+    let stopping = fixture.serving.shutdown(Duration::from_secs(60));
+    let reading = async {
+        let rest = stream.collect().await.expect("the stream ends well").to_bytes();
+        assert_eq!(rest, "two");
+        big.collect().await.expect("the answer comes to its end").to_bytes().len()
+    };
+    let ((), length) = within(async { tokio::join!(stopping, reading) }).await;
+    assert_eq!(length, BIG_BYTES);
 }
 
 #[tokio::test]

@@ -135,6 +135,17 @@ fn puts_count_revisions_and_return_what_was_there() {
     assert_eq!((previous.version, &previous.value[..]), (1, &b"1"[..]));
 }
 
+/// Old leaders wrote reads into the log; nobody waits for their answers here.
+#[test]
+fn a_read_in_the_log_is_passed_over() {
+    let mut machine = Machine::new(Quota::Off);
+    machine.put(put("a", "1"));
+    let range = pb::RangeRequest { key: "a".into(), ..Default::default() };
+    let applied = machine.apply(pb::InternalRaftRequest { range: Some(range), ..Default::default() });
+    assert!(applied.events.is_none());
+    assert_eq!((machine.store.current_revision(), machine.keys().len()), (2, 1));
+}
+
 #[test]
 fn a_refused_put_changes_nothing() {
     let mut machine = Machine::new(Quota::Off);

@@ -66,3 +66,27 @@ impl Backend {
         sync().map_err(|source| Error::Io { action: "sync", path: path.to_owned(), source })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use env::sim::SimDisk;
+
+    use crate::{Backend, Options};
+
+    /// Before, the limit had to have room for both files.
+    #[test]
+    fn locked_memory_is_that_of_one_file() {
+        let disk = SimDisk::new();
+        let options = Options { lock_memory: true, ..Options::default() };
+        let backend = Backend::open(Arc::new(disk.clone()), Path::new("db"), options).unwrap();
+        let before = disk.locked_bytes();
+        assert!(before > 0);
+        disk.limit_locked_bytes(before);
+        backend.defragment().unwrap();
+        let after = disk.locked_bytes();
+        assert!(after > 0 && after <= before, "{after} of {before}");
+    }
+}

@@ -333,6 +333,7 @@ impl Backend {
             move |source| Error::Io { action, path, source }
         };
         disk.rename(file, path).map_err(io("rename to the database", file))?;
+        db.unlock_memory();
         let opened = || -> Result<_, Error> {
             let directory = disk.parent_of(path);
             disk.sync_dir(&directory).map_err(io("sync", &directory))?;

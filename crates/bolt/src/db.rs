@@ -256,6 +256,14 @@ impl Db {
         self.shared.read_only
     }
 
+    /// Lets the system take the mapped pages out of memory again, for a database that another one takes
+    /// the place of: both locked at once may be more than the limit allows.
+    pub fn unlock_memory(&self) {
+        if self.shared.lock_memory {
+            self.shared.versions.lock().current.map.unlock();
+        }
+    }
+
     /// Tells the system that the mapped pages are not needed in memory for now.
     pub fn release_resident(&self) {
         let map = self.shared.versions.lock().current.map.clone();

@@ -71,6 +71,9 @@ struct DiskState {
     operations: u64,
     plan: Option<(u64, Fault)>,
     powered_off: bool,
+    /// Bytes of maps that are locked in memory, and how many may be; none may not.
+    locked_bytes: usize,
+    lock_limit: Option<usize>,
 }
 
 #[derive(Clone)]
@@ -160,6 +163,16 @@ impl SimDisk {
         let mut state = self.state.lock();
         state.plan = None;
         state.powered_off = false;
+    }
+
+    /// Lets at most so many bytes of maps be locked in memory.
+    pub fn limit_locked_bytes(&self, bytes: usize) {
+        self.state.lock().lock_limit = Some(bytes);
+    }
+
+    /// Bytes of maps that are locked in memory.
+    pub fn locked_bytes(&self) -> usize {
+        self.state.lock().locked_bytes
     }
 
     /// The disk after a crash at this moment. This disk is unchanged.
@@ -553,7 +566,8 @@ impl File for SimFile {
 
     fn map(&self, len: usize) -> io::Result<Arc<dyn Mapping>> {
         let live = self.inode.content.lock().live.clone();
-        Ok(Arc::new(SimMapping { area: live, len: len.min(FILE_CAPACITY) }))
+        let len = len.min(FILE_CAPACITY);
+        Ok(Arc::new(SimMapping { area: live, len, disk: self.disk.clone(), locked: Mutex::default() }))
     }
 }
 
@@ -572,6 +586,14 @@ impl Drop for SimFile {
 struct SimMapping {
     area: Arc<Area>,
     len: usize,
+    disk: SimDisk,
+    locked: Mutex<usize>,
+}
+
+impl Drop for SimMapping {
+    fn drop(&mut self) {
+        self.unlock();
+    }
 }
 
 impl Mapping for SimMapping {
@@ -587,11 +609,19 @@ impl Mapping for SimMapping {
 
     fn release_resident(&self) {}
 
-    fn lock(&self, _: usize) -> io::Result<()> {
+    fn lock(&self, len: usize) -> io::Result<()> {
+        let (mut locked, mut state) = (self.locked.lock(), self.disk.state.lock());
+        let bytes = state.locked_bytes - *locked + len;
+        if state.lock_limit.is_some_and(|limit| bytes > limit) {
+            return Err(io::Error::from(io::ErrorKind::OutOfMemory));
+        }
+        (*locked, state.locked_bytes) = (len, bytes);
         Ok(())
     }
 
-    fn unlock(&self) {}
+    fn unlock(&self) {
+        self.disk.state.lock().locked_bytes -= std::mem::take(&mut *self.locked.lock());
+    }
 }
 
 /// `FILE_CAPACITY` bytes of zeroed address space. Writes go through a shared reference, as they

@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use prost::encoding::{WireType, encode_key, encode_varint};
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
 use crate::number::{number_len, signed, unsigned};
 use crate::schema::{Field, Kind, MessageId, SCHEMA};
@@ -24,24 +24,74 @@ pub use crate::text::DecodeError;
 /// Messages within messages: the receiver takes no more than 100.
 const MOST_DEPTH: usize = 200;
 
-const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, lenient());
-const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, lenient());
+const STANDARD: GeneralPurpose = engine(&alphabet::STANDARD, DecodePaddingMode::RequireCanonical);
+const STANDARD_BARE: GeneralPurpose = engine(&alphabet::STANDARD, DecodePaddingMode::RequireNone);
+const URL_SAFE: GeneralPurpose = engine(&alphabet::URL_SAFE, DecodePaddingMode::RequireCanonical);
+const URL_SAFE_BARE: GeneralPurpose = engine(&alphabet::URL_SAFE, DecodePaddingMode::RequireNone);
 
-/// Go's decoder looks neither for padding nor at the bits that are left over.
-const fn lenient() -> GeneralPurposeConfig {
-    GeneralPurposeConfig::new()
-        .with_decode_allow_trailing_bits(true)
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+/// Go's decoder does not look at the bits that are left over.
+const fn engine(alphabet: &alphabet::Alphabet, padding: DecodePaddingMode) -> GeneralPurpose {
+    let config = GeneralPurposeConfig::new();
+    GeneralPurpose::new(
+        alphabet,
+        config.with_decode_allow_trailing_bits(true).with_decode_padding_mode(padding),
+    )
+}
+
+/// The wire form so far. The length of a message within it is known only behind it, so lengths are put
+/// in at the end, all at once: however deep messages nest, a byte is moved once.
+struct Wire {
+    /// Without the lengths of inner messages.
+    bytes: Vec<u8>,
+    /// Where they belong in `bytes`, in order, and what they are.
+    lengths: Vec<(usize, usize)>,
+    /// Bytes that the lengths of messages which have ended will take.
+    added: usize,
+}
+
+/// A message within another that has begun.
+struct Inner {
+    /// Its place in [`Wire::lengths`].
+    length: usize,
+    added_before: usize,
+}
+
+impl Wire {
+    fn begin_inner(&mut self) -> Inner {
+        self.lengths.push((self.bytes.len(), 0));
+        Inner { length: self.lengths.len() - 1, added_before: self.added }
+    }
+
+    fn end_inner(&mut self, inner: Inner) {
+        let (start, length) = &mut self.lengths[inner.length];
+        *length = self.bytes.len() - *start + self.added - inner.added_before;
+        self.added += encoded_len_varint(*length as u64);
+    }
+
+    fn finish(self) -> Vec<u8> {
+        if self.lengths.is_empty() {
+            return self.bytes;
+        }
+        let mut whole = Vec::with_capacity(self.bytes.len() + self.added);
+        let mut copied = 0;
+        for (start, length) in self.lengths {
+            whole.extend_from_slice(&self.bytes[copied..start]);
+            copied = start;
+            encode_varint(length as u64, &mut whole);
+        }
+        whole.extend_from_slice(&self.bytes[copied..]);
+        whole
+    }
 }
 
 /// The wire form of the message that a JSON value describes.
 pub fn decode(message: MessageId, value: &[u8]) -> Result<Vec<u8>, DecodeError> {
-    let mut wire = Vec::with_capacity(value.len());
+    let mut wire = Wire { bytes: Vec::with_capacity(value.len()), lengths: Vec::new(), added: 0 };
     let mut cursor = Cursor::new(value);
     decode_message(&mut cursor, message, &mut wire, MOST_DEPTH)?;
     let token = cursor.read()?;
     match token.kind {
-        TokenKind::End => Ok(wire),
+        TokenKind::End => Ok(wire.finish()),
         _ => Err(cursor.unexpected(&token)),
     }
 }
@@ -49,7 +99,7 @@ pub fn decode(message: MessageId, value: &[u8]) -> Result<Vec<u8>, DecodeError> 
 fn decode_message(
     cursor: &mut Cursor<'_>,
     id: MessageId,
-    wire: &mut Vec<u8>,
+    wire: &mut Wire,
     depth: usize,
 ) -> Result<(), DecodeError> {
     let Some(depth) = depth.checked_sub(1) else {
@@ -101,7 +151,7 @@ fn decode_message(
 fn decode_list(
     cursor: &mut Cursor<'_>,
     field: &Field,
-    wire: &mut Vec<u8>,
+    wire: &mut Wire,
     depth: usize,
 ) -> Result<(), DecodeError> {
     let token = cursor.read()?;
@@ -118,13 +168,14 @@ fn decode_list(
 fn decode_value(
     cursor: &mut Cursor<'_>,
     field: &Field,
-    wire: &mut Vec<u8>,
+    wire: &mut Wire,
     depth: usize,
 ) -> Result<(), DecodeError> {
     if let Kind::Message(id) = field.kind {
-        let mut inner = Vec::new();
-        decode_message(cursor, id, &mut inner, depth)?;
-        write_bytes(field, &inner, wire);
+        encode_key(field.number, WireType::LengthDelimited, &mut wire.bytes);
+        let inner = wire.begin_inner();
+        decode_message(cursor, id, wire, depth)?;
+        wire.end_inner(inner);
         return Ok(());
     }
     let token = cursor.read()?;
@@ -143,7 +194,7 @@ fn decode_value(
 }
 
 /// `None` if the token is no value of the field.
-fn decode_scalar(token: &Token<'_>, field: &Field, wire: &mut Vec<u8>) -> Option<()> {
+fn decode_scalar(token: &Token<'_>, field: &Field, wire: &mut Wire) -> Option<()> {
     match (field.kind, &token.kind) {
         (Kind::Bool, TokenKind::Bool(value)) => write_number(field, u64::from(*value), wire),
         (Kind::Int64, _) => write_number(field, signed(&integer(token)?)? as u64, wire),
@@ -185,15 +236,17 @@ fn integer<'t>(token: &'t Token<'_>) -> Option<Cow<'t, str>> {
 
 fn decode_base64(text: &str) -> Option<Vec<u8>> {
     let url_safe = text.contains(['-', '_']);
-    let engine = if url_safe { &URL_SAFE } else { &STANDARD };
-    // Go passes over line ends, and takes padding only at the end of a whole group.
+    // Line ends are passed over, but count for the length that says whether there is padding.
+    let engine = match (url_safe, text.len().is_multiple_of(4)) {
+        (false, true) => &STANDARD,
+        (false, false) => &STANDARD_BARE,
+        (true, true) => &URL_SAFE,
+        (true, false) => &URL_SAFE_BARE,
+    };
     let text: Cow<'_, str> = match text.contains(['\n', '\r']) {
         true => text.replace(['\n', '\r'], "").into(),
         false => text.into(),
     };
-    if !text.len().is_multiple_of(4) && text.ends_with('=') {
-        return None;
-    }
     engine.decode(text.as_bytes()).ok()
 }
 
@@ -202,23 +255,19 @@ fn is_written(field: &Field, is_default: bool) -> bool {
     field.repeated || field.oneof.is_some() || !is_default
 }
 
-fn write_number(field: &Field, value: u64, wire: &mut Vec<u8>) {
+fn write_number(field: &Field, value: u64, wire: &mut Wire) {
     if is_written(field, value == 0) {
-        encode_key(field.number, WireType::Varint, wire);
-        encode_varint(value, wire);
+        encode_key(field.number, WireType::Varint, &mut wire.bytes);
+        encode_varint(value, &mut wire.bytes);
     }
 }
 
-fn write_text(field: &Field, value: &[u8], wire: &mut Vec<u8>) {
+fn write_text(field: &Field, value: &[u8], wire: &mut Wire) {
     if is_written(field, value.is_empty()) {
-        write_bytes(field, value, wire);
+        encode_key(field.number, WireType::LengthDelimited, &mut wire.bytes);
+        encode_varint(value.len() as u64, &mut wire.bytes);
+        wire.bytes.extend_from_slice(value);
     }
-}
-
-fn write_bytes(field: &Field, value: &[u8], wire: &mut Vec<u8>) {
-    encode_key(field.number, WireType::LengthDelimited, wire);
-    encode_varint(value.len() as u64, wire);
-    wire.extend_from_slice(value);
 }
 
 #[cfg(test)]
@@ -314,5 +363,56 @@ mod tests {
         let add: pb::MemberAddRequest =
             to("etcdserverpb.MemberAddRequest", r#"{"peerURLs":["","a\n\u00e9\ud83d\ude00\/"]}"#).unwrap();
         assert_eq!(add.peer_ur_ls, ["", "a\n\u{e9}\u{1f600}/"]);
+    }
+
+    /// Go judges the padding before it passes over line ends.
+    #[test]
+    fn base64_is_read_as_go_reads_it() {
+        let key = |text: &str| range(&format!(r#"{{"key":"{text}"}}"#)).ok().map(|range| range.key);
+        let cases: [(&str, Option<&[u8]>); 16] = [
+            ("YQ==", Some(b"a")),
+            ("YQ", Some(b"a")),
+            (r"Y\nQ==\n\r\n", Some(b"a")),
+            (r"Y\nQ\n=\n=", None),
+            (r"\nYQ\n=\n=\n", Some(b"a")),
+            (r"YQ==\n", None),
+            (r"YQ\n", Some(b"a")),
+            (r"YQ\n\n", None),
+            (r"YWJ\nj\n", Some(b"abc")),
+            (r"YWJj\n", Some(b"abc")),
+            ("YR==", Some(b"a")),
+            ("YQ=", None),
+            ("Y", None),
+            ("YQ==YQ==", None),
+            ("_-8", Some(b"\xff\xef")),
+            ("", Some(b"")),
+        ];
+        for (text, bytes) in cases {
+            assert_eq!(key(text).as_deref(), bytes, "{text}");
+        }
+    }
+
+    /// Lengths take one to four bytes, on every level.
+    #[test]
+    fn messages_nest() {
+        use base64::engine::general_purpose::STANDARD as BASE64;
+        for value_bytes in (0..300).chain(16_300..16_400).chain([2_097_100, 2_097_152]) {
+            let value = vec![7; value_bytes];
+            let mut json = format!(
+                r#"{{"success":[{{"request_put":{{"key":"YQ==","value":"{}"}}}},{{"request_range":{{}}}}]}}"#,
+                BASE64.encode(&value)
+            );
+            let put = pb::PutRequest { key: "a".into(), value: value.into(), ..Default::default() };
+            let op = |request| pb::RequestOp { request: Some(request) };
+            let range = op(pb::request_op::Request::RequestRange(pb::RangeRequest::default()));
+            let ops = vec![op(pb::request_op::Request::RequestPut(put)), range.clone()];
+            let mut txn = pb::TxnRequest { success: ops, ..Default::default() };
+            for _ in 0..40 {
+                json = format!(r#"{{"success":[{{"request_txn":{json}}},{{"request_range":{{}}}}]}}"#);
+                let inner = op(pb::request_op::Request::RequestTxn(txn));
+                txn = pb::TxnRequest { success: vec![inner, range.clone()], ..Default::default() };
+            }
+            assert!(to::<pb::TxnRequest>("etcdserverpb.TxnRequest", &json).unwrap() == txn, "{value_bytes}");
+        }
     }
 }

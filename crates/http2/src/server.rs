@@ -60,6 +60,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         self.driver.core_mut().go_away();
     }
 
+    /// See [`Core::has_unsent_ends`].
+    pub fn has_unsent_ends(&mut self) -> bool {
+        self.driver.core_mut().has_unsent_ends()
+    }
+
     /// See [`Core::shut_down`].
     pub fn shut_down(&mut self, reason: Reason) {
         self.driver.core_mut().shut_down(reason);

@@ -40,8 +40,8 @@ const READY: [(&str, &str); 3] = [
     ("", "ready to serve client requests"),
 ];
 /// Ports that pages name.
-const PORTS: [u16; 14] =
-    [2379, 2380, 2381, 12379, 12380, 22379, 22380, 32379, 32380, 42379, 42380, 23790, 23791, 23792];
+const PORTS: [u16; 15] =
+    [2379, 2380, 2381, 4317, 12379, 12380, 22379, 22380, 32379, 32380, 42379, 42380, 23790, 23791, 23792];
 /// How the lines of blocks begin that are not run here.
 const ELSEWHERE: [(&str, &str); 4] = [
     ("sudo ", "the package is installed by tools/check-package"),

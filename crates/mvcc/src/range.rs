@@ -15,6 +15,7 @@
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use backend::{RecordReader, RecordValue, View};
 use bytes::Bytes;
@@ -27,6 +28,8 @@ use crate::store::{ReadError, State, Store};
 
 /// Keys visited under one lock.
 const CHUNK_KEYS: usize = 256;
+/// What a read may take of a core before it lets others have it.
+const BREATHE_AFTER: Duration = Duration::from_micros(200);
 /// Chunked tries of a read at the latest revision before it keeps the lock.
 const MAX_RESTARTS: usize = 3;
 
@@ -186,8 +189,10 @@ struct Selection {
     records: Vec<Selected>,
     /// Records selected.
     taken: usize,
-    /// Keys that exist.
+    /// Keys that exist, as far as they were visited.
     count: usize,
+    /// Keys that exist in the whole range, if that was known without a walk when the lock was let go.
+    total: Option<usize>,
     /// Keys looked at, by which the walk is cut into chunks.
     visited: usize,
 }
@@ -285,6 +290,7 @@ impl Store {
     ) -> Result<Option<RangeResult>, ReadError> {
         let Walk { at, epoch, mut next, mut selection } = walk;
         let mut builder = KvsBuilder::new(if next.is_some() { usize::MAX } else { selection.taken });
+        let mut breath = Breath::new();
         loop {
             for selected in selection.records.drain(..) {
                 // One more than the limit is selected, to know whether there are more.
@@ -293,7 +299,7 @@ impl Store {
                 }
             }
             let Some(from) = next else { break };
-            breathe();
+            breath.take();
             let state = self.state.read();
             if state.epoch != epoch || state.compacted > at {
                 return Ok(None);
@@ -314,6 +320,7 @@ impl Store {
         mut next: Option<Vec<u8>>,
         selection: &mut Selection,
     ) -> ControlFlow<()> {
+        let mut breath = Breath::new();
         while let Some(from) = next {
             let state = self.state.read();
             if state.epoch != epoch || state.compacted > at {
@@ -321,7 +328,7 @@ impl Store {
             }
             next = select(&state, query, at, Some(&from), CHUNK_KEYS, selection);
             drop(state);
-            breathe();
+            breath.take();
         }
         ControlFlow::Continue(())
     }
@@ -352,7 +359,8 @@ pub(crate) fn range_in_txn(
 /// Walks up to `chunk` keys that exist. Returns where to go on, `None` when the walk is complete.
 ///
 /// At the newest revision the number of keys is known without a walk, so there it ends with the
-/// last result.
+/// last result. Only the first chunk is sure to see that revision as the newest one: the number is
+/// taken then.
 fn select(
     state: &State,
     query: &RangeQuery,
@@ -365,7 +373,7 @@ fn select(
     let ends_early = query.without_total && !query.count_only;
     if selection.taken == take
         && !ends_early
-        && let Some(total) = state.count_now(&query.range, at)
+        && let Some(total) = selection.total.or_else(|| state.count_now(&query.range, at))
     {
         selection.count = total;
         return None;
@@ -389,10 +397,11 @@ fn select(
             false => ControlFlow::Continue(()),
         }
     });
-    match end {
-        ControlFlow::Break(next) => next,
-        ControlFlow::Continue(()) => None,
+    let next = end.break_value().flatten();
+    if next.is_some() && !ends_early && selection.total.is_none() {
+        selection.total = state.count_now(&query.range, at);
     }
+    next
 }
 
 /// Walks to the end under one lock.
@@ -440,9 +449,24 @@ struct Walk {
 }
 
 /// Lets other threads run that wait for this core: a long read would use up its time slice before a
-/// write that takes microseconds gets its turn, at each thread that the write passes.
-fn breathe() {
-    std::thread::yield_now();
+/// write that takes microseconds gets its turn, at each thread that the write passes. Only after a
+/// while, for a turn of others may be long where the machine is busy, and a short read should not
+/// wait for many.
+struct Breath {
+    last: Instant,
+}
+
+impl Breath {
+    fn new() -> Self {
+        Self { last: Instant::now() }
+    }
+
+    fn take(&mut self) {
+        if self.last.elapsed() >= BREATHE_AFTER {
+            std::thread::yield_now();
+            self.last = Instant::now();
+        }
+    }
 }
 
 /// Sorts by what the index knows. Equal elements stay in key order.

@@ -4,7 +4,9 @@
 //!
 //! **Source**: etcd `server/embed/{etcd,serve}.go`.
 
-use std::net::ToSocketAddrs;
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,12 +35,37 @@ struct Bound {
     listener: Listener,
 }
 
+/// The file of a unix socket that this process listens on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SocketFile {
+    path: PathBuf,
+    /// Device and number: what tells it from a successor's of the same name.
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    fn at(path: &Path) -> std::io::Result<Self> {
+        let facts = std::fs::symlink_metadata(path)?;
+        Ok(Self { path: path.to_owned(), identity: (facts.dev(), facts.ino()) })
+    }
+
+    /// Removes it, unless another one has taken its place.
+    pub(crate) fn remove(&self) {
+        if Self::at(&self.path).is_ok_and(|there| there == *self) {
+            // Who removed it before did what was to be done.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
 /// The bound addresses of a member.
 pub(crate) struct Listeners {
     client: Vec<Bound>,
     http: Vec<Bound>,
     metrics: Vec<Bound>,
     peer: Vec<Bound>,
+    /// Of all of them, to be removed at the end.
+    files: Vec<SocketFile>,
 }
 
 impl Listeners {
@@ -48,7 +75,8 @@ impl Listeners {
                 "reuse-address" => config.socket_reuse_address, "reuse-port" => config.socket_reuse_port);
         }
         log::info!("configuring peer listeners", "listen-peer-urls" => &config.listen_peer_urls);
-        let peer = bind_all(&config.listen_peer_urls, config).inspect_err(|error| {
+        let mut files = Vec::new();
+        let peer = bind_all(&config.listen_peer_urls, config, &mut files).inspect_err(|error| {
             if matches!(error, RunError::Listen { .. }) {
                 log::error!("creating peer listener failed", "error" => error.to_string());
             }
@@ -63,11 +91,17 @@ impl Listeners {
             return Err(RunError::SameUrl(url.to_string()));
         }
         Ok(Self {
-            client: bind_all(&config.listen_client_urls, config)?,
-            http: bind_all(&config.listen_client_http_urls, config)?,
-            metrics: bind_all(&config.listen_metrics_urls, config)?,
+            client: bind_all(&config.listen_client_urls, config, &mut files)?,
+            http: bind_all(&config.listen_client_http_urls, config, &mut files)?,
+            metrics: bind_all(&config.listen_metrics_urls, config, &mut files)?,
             peer,
+            files,
         })
+    }
+
+    /// The files of unix sockets.
+    pub(crate) fn take_files(&mut self) -> Vec<SocketFile> {
+        std::mem::take(&mut self.files)
     }
 
     /// The peers' listeners, for the transport.
@@ -192,7 +226,7 @@ fn address_of(url: &Url) -> String {
     if url.is_unix() { format!("unix:{}{}", url.host(), url.path()) } else { url.host().to_owned() }
 }
 
-fn bind_all(urls: &[Url], config: &Config) -> Result<Vec<Bound>, RunError> {
+fn bind_all(urls: &[Url], config: &Config, files: &mut Vec<SocketFile>) -> Result<Vec<Bound>, RunError> {
     let limit = descriptor_limit();
     if limit <= RESERVED_DESCRIPTORS {
         return Err(RunError::Descriptors { limit, recommended: RESERVED_DESCRIPTORS });
@@ -207,46 +241,104 @@ fn bind_all(urls: &[Url], config: &Config) -> Result<Vec<Bound>, RunError> {
         }
         let network = if url.is_unix() { "unix" } else { "tcp" };
         let address = format!("{}{}", url.host(), url.path());
-        let listener = bind(url, config).map_err(|source| RunError::Listen { network, address, source })?;
+        let bound = bind(url, config, files);
+        let listener = bound.map_err(|source| RunError::Listen { network, address, source })?;
         all.push(Bound { url: url.clone(), plain, secure, listener });
     }
     Ok(all)
 }
 
-/// Removes the files of unix sockets that a member listened on.
-pub(crate) fn remove_sockets(config: &Config) {
-    let lists = [
-        &config.listen_peer_urls,
-        &config.listen_client_urls,
-        &config.listen_client_http_urls,
-        &config.listen_metrics_urls,
-    ];
-    for url in lists.into_iter().flatten().filter(|url| url.is_unix()) {
-        // Who removed it before did what was to be done.
-        let _ = std::fs::remove_file(format!("{}{}", url.host(), url.path()));
-    }
-}
-
-fn bind(url: &Url, config: &Config) -> std::io::Result<Listener> {
+fn bind(url: &Url, config: &Config, files: &mut Vec<SocketFile>) -> std::io::Result<Listener> {
     if url.is_unix() {
         // unix:///abs/path has its path behind the host; unix://name:port is a file of that name.
-        let path = format!("{}{}", url.host(), url.path());
+        let path = PathBuf::from(format!("{}{}", url.host(), url.path()));
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        return std::os::unix::net::UnixListener::bind(path).map(Listener::Unix);
+        let listener = std::os::unix::net::UnixListener::bind(&path)?;
+        files.push(SocketFile::at(&path)?);
+        return Ok(Listener::Unix(listener));
     }
-    let address = url
-        .host()
-        .to_socket_addrs()?
-        .next()
-        .ok_or_else(|| std::io::Error::other("the host has no address"))?;
-    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
-    // Go sets it on every listener; the flag only adds it to what Go does by itself.
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(config.socket_reuse_port)?;
-    socket.bind(&address.into())?;
-    socket.listen(4096)?;
-    Ok(Listener::Tcp(socket.into()))
+    let addresses: Vec<SocketAddr> = url.host().to_socket_addrs()?.collect();
+    let address = chosen(&addresses).ok_or_else(|| std::io::Error::other("the host has no address"))?;
+    bind_tcp(address, config.socket_reuse_port).map(Listener::Tcp)
+}
+
+/// The address of a name to listen on, of which Go takes one: the first of the older kind.
+fn chosen(addresses: &[SocketAddr]) -> Option<SocketAddr> {
+    addresses.iter().find(|address| address.is_ipv4()).or(addresses.first()).copied()
+}
+
+/// As Go does, one socket takes clients of both kinds when every address of the machine is meant, also
+/// if it is written `0.0.0.0`.
+fn bind_tcp(address: SocketAddr, reuse_port: bool) -> std::io::Result<TcpListener> {
+    let open = |address: SocketAddr| -> std::io::Result<TcpListener> {
+        let domain = socket2::Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(false)?;
+        }
+        // Go sets it on every listener; the flag only adds it to what Go does by itself.
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(reuse_port)?;
+        socket.bind(&address.into())?;
+        socket.listen(4096)?;
+        Ok(socket.into())
+    };
+    let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, address.port()));
+    match address {
+        SocketAddr::V4(_) if address.ip().is_unspecified() => match open(both) {
+            Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => open(address),
+            opened => opened,
+        },
+        _ => open(address),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A member that is slow to end must not take the socket of the one that was started after it.
+    #[test]
+    fn a_socket_is_removed_by_its_owner_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let url = Url::parse(&format!("unix://{}", path.display())).unwrap();
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        let config = Config::default();
+        let _older = bind(&url, &config, &mut first).unwrap();
+        let _newer = bind(&url, &config, &mut second).unwrap();
+        first[0].remove();
+        assert!(path.exists());
+        second[0].remove();
+        assert!(!path.exists());
+        second[0].remove();
+    }
+
+    #[test]
+    fn of_a_names_addresses_the_older_kind_is_taken() {
+        let addresses =
+            |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<SocketAddr>>();
+        let both = addresses(&["[::1]:1", "127.0.0.1:1", "127.0.0.2:1"]);
+        assert_eq!(chosen(&both), Some(both[1]));
+        assert_eq!(chosen(&both[..1]), Some(both[0]));
+        assert_eq!(chosen(&[]), None);
+    }
+
+    #[test]
+    fn every_address_means_both_kinds() {
+        for text in ["0.0.0.0:0", "[::]:0"] {
+            let listener = bind_tcp(text.parse().unwrap(), false).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+            // Where the machine has the other kind at all.
+            if TcpListener::bind("[::1]:0").is_ok() {
+                std::net::TcpStream::connect(("::1", port)).unwrap();
+            }
+        }
+        let listener = bind_tcp("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        assert!(listener.local_addr().unwrap().is_ipv4());
+    }
 }

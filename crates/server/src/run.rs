@@ -19,7 +19,7 @@ use crate::config::url::Url;
 use crate::config::{Config, startup};
 use crate::discovery;
 use crate::discovery::names::NamesError;
-use crate::listeners::{self, Listeners};
+use crate::listeners::{Listeners, SocketFile};
 use crate::log;
 use crate::notes;
 use crate::otlp::Tracer;
@@ -87,6 +87,7 @@ pub struct Serving {
     config: Config,
     running: Running,
     listeners: Vec<api::grpc::Serving>,
+    socket_files: Vec<SocketFile>,
     tracer: Option<Arc<Tracer>>,
     runtime: tokio::runtime::Runtime,
 }
@@ -109,7 +110,7 @@ pub fn start(config: &Config, ended: impl FnOnce(String) + Send + 'static) -> Re
     let tracer = start_tracing(config)?;
     announce(config)?;
     notes::warn_of_settings(config);
-    let peers = listeners.take_peer(&peer_security);
+    let (peers, socket_files) = (listeners.take_peer(&peer_security), listeners.take_files());
     let (disk, clock) = (Arc::new(RealDisk), Arc::new(RealClock::default()));
     let running = start::start(disk, clock, &options(config)?, peers, Some(peer_security))?;
     log::info!(
@@ -141,7 +142,7 @@ pub fn start(config: &Config, ended: impl FnOnce(String) + Send + 'static) -> Re
         log_end(&reason);
         ended(reason);
     });
-    Ok(Serving { config: config.clone(), running, listeners, tracer, runtime })
+    Ok(Serving { config: config.clone(), running, listeners, socket_files, tracer, runtime })
 }
 
 /// Begins to export spans, if that is wanted.
@@ -190,7 +191,7 @@ impl Serving {
     /// Stops the member in order: requests, then everything that writes. What was acknowledged is
     /// on disk when this returns.
     pub fn stop(self) {
-        let Self { config, running, listeners, tracer, runtime } = self;
+        let Self { config, running, listeners, socket_files, tracer, runtime } = self;
         log::info!("closing etcd server", "name" => &config.name, "data-dir" => &config.data_dir);
         running.node.begin_stop();
         let patience = config.request_timeout();
@@ -198,11 +199,11 @@ impl Serving {
         runtime.block_on(futures_util::future::join_all(stops));
         runtime.block_on(running.node.leave_leadership());
         running.stop();
+        socket_files.iter().for_each(SocketFile::remove);
         // A collector that does not answer may take its time here: nobody waits for this member.
         if let Some(tracer) = tracer {
             tracer.stop();
         }
-        listeners::remove_sockets(&config);
         log::info!("closed etcd server", "name" => &config.name, "data-dir" => &config.data_dir);
     }
 }

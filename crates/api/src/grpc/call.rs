@@ -204,10 +204,11 @@ impl Call {
                 };
                 // Piece by piece as there is room, so that the other calls of this thread get their
                 // turns in between.
+                let turn = if bytes > LARGE_BYTES { LARGE_TURN_BYTES } else { TURN_BYTES };
                 let state = State::Fresh(respond);
                 let mut responses = Responses { state, method, shared: shared.clone() };
                 for piece in pieces {
-                    if responses.send_frames(piece, 0).await.is_err() {
+                    if responses.send_in_turns(piece, turn).await.is_err() {
                         break;
                     }
                 }
@@ -343,8 +344,12 @@ fn send_headers_only(respond: Sink, http_status: u16, status: &Status) {
     respond.refuse(response_head(http_status), status);
 }
 
-/// Bytes of a reply that are handed to the connection at once.
-const TURN_BYTES: usize = 64 << 10;
+/// Bytes of a stream, or of a usual answer, that are handed to the connection at once. Less would let
+/// streams of events fall behind on a busy worker, whose turns are long.
+const TURN_BYTES: usize = 256 << 10;
+/// The same of answers above [`LARGE_BYTES`], which would hold up everybody else for long.
+const LARGE_TURN_BYTES: usize = 64 << 10;
+const LARGE_BYTES: usize = 1 << 20;
 
 /// The caller's deadline; the timer starts when a handler first has to wait.
 struct Timer {
@@ -383,7 +388,7 @@ impl<'a> Running<'a> {
     fn start(shared: &'a Shared, method: MethodId, unary: bool) -> Self {
         shared.metrics.started(method);
         if unary {
-            shared.unary_in_flight.set(shared.unary_in_flight.get() + 1);
+            shared.in_flight.set(shared.in_flight.get() + 1);
         }
         let started = shared.metrics.times_calls().then(std::time::Instant::now);
         Self { shared, method, unary, code: Code::Canceled, started }
@@ -405,7 +410,7 @@ impl Drop for Running<'_> {
             self.shared.metrics.took(self.method, started.elapsed());
         }
         if self.unary {
-            self.shared.unary_in_flight.set(self.shared.unary_in_flight.get() - 1);
+            self.shared.in_flight.set(self.shared.in_flight.get() - 1);
         }
     }
 }
@@ -464,8 +469,16 @@ impl Responses {
     }
 
     /// Sends `count` messages that are framed already, one behind the other.
-    pub async fn send_frames(&mut self, mut frames: Bytes, count: u64) -> Result<(), Status> {
+    pub async fn send_frames(&mut self, frames: Bytes, count: u64) -> Result<(), Status> {
         let whole = frames.len();
+        self.send_in_turns(frames, TURN_BYTES).await?;
+        self.shared.metrics.sent_many(self.method, count);
+        self.shared.metrics.frames_sent(whole, count);
+        Ok(())
+    }
+
+    /// Hands bytes to the connection as there is room, at most so many in one turn of the worker.
+    async fn send_in_turns(&mut self, mut frames: Bytes, turn: usize) -> Result<(), Status> {
         let stream = self.stream()?;
         let mut sent = 0;
         while !frames.is_empty() {
@@ -473,23 +486,18 @@ impl Responses {
                 self.state = State::Gone;
                 return Err(Status::canceled());
             };
-            let part = frames.split_to(room.min(frames.len()).min(TURN_BYTES));
+            let part = frames.split_to(room.min(frames.len()).min(turn));
             sent += part.len();
             if stream.send_data(part).is_err() {
                 self.state = State::Gone;
                 return Err(Status::canceled());
             }
-            if sent >= TURN_BYTES {
+            if sent >= turn {
                 // Goes on after the runtime has looked at its sockets: a fast reader of a large
                 // answer must not keep this thread from everybody else.
                 sent = 0;
                 tokio::task::yield_now().await;
             }
-        }
-        self.shared.metrics.sent_many(self.method, count);
-        if count > 0 {
-            // Without messages of their own they are pieces of one that is counted already.
-            self.shared.metrics.frames_sent(whole, count);
         }
         Ok(())
     }

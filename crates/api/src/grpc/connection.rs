@@ -7,7 +7,8 @@
 //! client that creates thousands of watches at once sends a burst of tiny ones.
 //!
 //! Stopping: GOAWAY first; unary calls that run are awaited, streams are not (a watch would last
-//! for ever); then the connection is closed.
+//! for ever); answers that are not gRPC are awaited too, as the streams among them end by themselves.
+//! When the last answer has left, the connection is closed.
 //!
 //! **Source**: `server/embed/serve.go` of etcd; cmux.
 
@@ -30,6 +31,7 @@ use tokio::time::timeout;
 use super::call::{Call, Heads};
 use super::caller::{Caller, Takeover};
 use super::keepalive::{Keepalive, PingPolicy};
+use super::leftover::Leftover;
 use super::lifecycle::{Phase, Ticket};
 use super::metadata::Peer;
 use super::metrics::Shard;
@@ -55,10 +57,28 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Shard>,
     pub(crate) heads: Heads,
     pub(crate) observation: Option<Observation>,
-    /// Unary calls whose handlers run: what a stopping connection waits for.
-    pub(crate) unary_in_flight: Cell<usize>,
-    /// Notified when the connection begins to stop: streams over HTTP/1 end then.
+    /// What a stopping connection waits for: unary calls whose handlers run, and answers that are not
+    /// gRPC.
+    pub(crate) in_flight: Cell<usize>,
+    /// Notified when the connection begins to stop: streams that are not gRPC end then.
     pub(crate) stopping: Stopping,
+}
+
+/// An answer that is in flight.
+#[derive(Debug)]
+pub(crate) struct InFlight(Rc<Shared>);
+
+impl InFlight {
+    pub(crate) fn begin(shared: &Rc<Shared>) -> Self {
+        shared.in_flight.set(shared.in_flight.get() + 1);
+        Self(shared.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.set(self.0.in_flight.get() - 1);
+    }
 }
 
 /// Whether a connection has begun to stop.
@@ -103,7 +123,7 @@ pub(crate) async fn serve_connection<IO, S>(
         metrics,
         heads: Heads::new(),
         observation: options.observation.clone(),
-        unary_in_flight: Cell::new(0),
+        in_flight: Cell::new(0),
         stopping: Stopping::default(),
     });
     match protocol {
@@ -216,16 +236,19 @@ async fn serve_http2<IO, S>(
     let mut pings = PingPolicy::new(options, shared.peer.secure);
     let mut sent = Phase::Serving;
     poll_fn(|cx| {
+        let mut accepted = false;
         loop {
             match connection.poll_accept(cx) {
                 Poll::Ready(Some(request)) => {
                     ticket.spoke();
+                    accepted = true;
                     match options.protocols {
                         Protocols::Both if !shared.peer.secure || web::is_grpc(&request.head) => {}
                         Protocols::Grpc => {}
                         _ => {
                             let (service, caller) = (service.clone(), Caller::new(&shared, None));
-                            tokio::task::spawn_local(web::answer(request, service, caller));
+                            let in_flight = InFlight::begin(&shared);
+                            tokio::task::spawn_local(web::answer(request, service, caller, in_flight));
                             continue;
                         }
                     }
@@ -240,7 +263,13 @@ async fn serve_http2<IO, S>(
             // The state may have changed through what follows: then the connection has to be
             // polled again before this returns.
             let wanted = match ticket.phase(cx) {
-                Phase::Draining if shared.unary_in_flight.get() == 0 && sent >= Phase::Draining => {
+                Phase::Draining if sent < Phase::Draining => Phase::Draining,
+                Phase::Draining if accepted => {
+                    // Tasks of calls that were just accepted have not been in flight yet.
+                    cx.waker().wake_by_ref();
+                    Phase::Draining
+                }
+                Phase::Draining if shared.in_flight.get() == 0 && !connection.has_unsent_ends() => {
                     Phase::Closing
                 }
                 phase => phase,
@@ -248,7 +277,10 @@ async fn serve_http2<IO, S>(
             if wanted > sent {
                 match wanted {
                     Phase::Closing => connection.shut_down(Reason::NO_ERROR),
-                    _ => connection.go_away(),
+                    _ => {
+                        shared.stopping.begin();
+                        connection.go_away();
+                    }
                 }
                 sent = wanted;
                 continue;
@@ -272,10 +304,12 @@ where
     let speaks = spoke.clone();
     let takeover = Takeover::default();
     let caller = Caller::new(&shared, Some(takeover.clone()));
+    let leftover = Leftover::default();
+    let bodies = leftover.clone();
     let handler = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
         speaks.set(true);
         let (service, caller) = (service.clone(), caller.clone());
-        let request = request.map(RequestBody::Http1);
+        let request = request.map(|incoming| RequestBody::Http1(bodies.of(incoming)));
         async move { Ok::<_, std::convert::Infallible>(service.http(request, caller).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
@@ -293,9 +327,13 @@ where
         if phase == Phase::Draining && !draining {
             draining = true;
             shared.stopping.begin();
+            leftover.close();
             connection.as_mut().graceful_shutdown();
         }
         let served = connection.as_mut().poll(cx).map(|_| ());
+        if served.is_pending() {
+            leftover.poll(cx);
+        }
         if spoke.get() {
             ticket.spoke();
         }

@@ -34,6 +34,11 @@ pub(crate) enum Source {
 }
 
 impl Source {
+    /// Whether the messages are made in here.
+    pub(crate) fn is_inner(&self) -> bool {
+        matches!(self, Self::Inner(_))
+    }
+
     pub(crate) fn poll_data(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
         match self {
             Self::Http2(body) => body.poll_data(cx),
@@ -281,6 +286,31 @@ impl Drop for QueueWriter {
         let waker = queue.reader.take();
         drop(queue);
         wake(waker);
+    }
+}
+
+/// Calls with a handler that is no method of a service.
+#[cfg(test)]
+pub(crate) mod loopback {
+    use super::*;
+    use crate::grpc::message::Reply;
+
+    /// A call on this thread that answers each request with this.
+    pub(crate) fn answered_with(answer: &impl Reply) -> InnerCall {
+        let (source, mut sink, call) = InnerCall::open();
+        let mut frame = BytesMut::new();
+        answer.write_framed(&mut frame);
+        let frame = frame.freeze();
+        tokio::task::spawn_local(async move {
+            let mut requests = MessageReader::new(source, Accept { max_bytes: usize::MAX, gzip: false });
+            while let Some(Ok(_)) = requests.next().await {
+                let room = poll_fn(|cx| sink.poll_room(cx)).await;
+                if room.is_err() || sink.send_data(frame.clone()).is_err() {
+                    return;
+                }
+            }
+        });
+        call
     }
 }
 

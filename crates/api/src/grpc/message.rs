@@ -143,6 +143,10 @@ impl MessageReader {
             self.fill_partial(PREFIX_LEN);
         }
         let Some(len) = self.message_len(&self.partial)? else { return Ok(None) };
+        if self.body.is_inner() {
+            // Our own word for the length can be taken: it grows once.
+            self.partial.reserve(PREFIX_LEN + len - self.partial.len());
+        }
         self.fill_partial(PREFIX_LEN + len);
         if self.partial.len() < PREFIX_LEN + len {
             return Ok(None);

@@ -17,6 +17,7 @@ mod caller;
 mod connection;
 mod inner;
 mod keepalive;
+mod leftover;
 mod lifecycle;
 mod message;
 mod metadata;
@@ -36,12 +37,16 @@ use http_body_util::combinators::UnsyncBoxBody;
 
 pub use call::{Call, Requests, Responses};
 pub use caller::Caller;
+#[cfg(test)]
+pub(crate) use inner::loopback;
 pub use inner::{InnerCall, InnerRequests};
+pub use leftover::Http1Body;
 pub use message::{PREFIX_LEN, Pieces, Reply, write_prefix};
 pub use metadata::{CallContext, Peer};
 pub use metrics::{HANDLING_BOUNDS, Handling, MethodCounts, MethodId, MethodInfo, Metrics, Shape};
 pub use observe::{
-    Ended, Observation, Observer, SentReply, Span, Stages, TRACE_THRESHOLD, note_stages, wants_stages,
+    Ended, Found, Observation, Observer, SentReply, Span, Stages, TRACE_THRESHOLD, note_found, note_stages,
+    wants_stages,
 };
 pub use secure::Security;
 pub use server::{Listener, Serving, Workers, serve, serve_counted, serve_io};

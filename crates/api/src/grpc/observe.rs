@@ -74,11 +74,23 @@ pub struct Stages {
 
 const NO_STAGES: Stages = Stages { agreed: None, proposed: None, applied: None };
 
+/// What a range found: its answer may be far too large to be read again for a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Key-values in the answer.
+    pub returned: usize,
+    /// Keys in the range.
+    pub total: i64,
+    /// Revision of the answer.
+    pub revision: i64,
+}
+
 /// Whether there are traced calls at all.
 static TRACED: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     static STAGES: Cell<Stages> = const { Cell::new(NO_STAGES) };
+    static FOUND: Cell<Option<Found>> = const { Cell::new(None) };
 }
 
 /// Whether [`note_stages`] is worth its price: for what took long, and where calls are traced.
@@ -89,6 +101,11 @@ pub fn wants_stages(took: Duration) -> bool {
 /// Leaves what the call that goes on with this went through.
 pub fn note_stages(stages: Stages) {
     STAGES.set(stages);
+}
+
+/// Leaves what the range that goes on with this found.
+pub fn note_found(found: Found) {
+    FOUND.set(Some(found));
 }
 
 /// A call that has ended.
@@ -114,6 +131,8 @@ pub struct Ended<'a> {
     pub message: &'a str,
     /// What it waited for.
     pub stages: Stages,
+    /// What it found, if it was a range that went well.
+    pub found: Option<Found>,
     /// Its span, if it is traced.
     pub span: Option<Box<Span>>,
 }
@@ -220,6 +239,7 @@ impl<'a> Watched<'a> {
     /// Before each poll of the handler: what is found behind its end was left by it.
     pub(crate) fn poll_begins(&self) {
         STAGES.set(NO_STAGES);
+        FOUND.set(None);
     }
 
     pub(crate) fn end_unary(self, outcome: &Result<Pieces, Status>) {
@@ -259,6 +279,7 @@ impl<'a> Watched<'a> {
             code: status.map_or(Code::Ok, |status| status.code),
             message: status.map_or("", |status| &status.message),
             stages,
+            found: FOUND.get().filter(|_| unary),
             span: self.span,
         });
     }

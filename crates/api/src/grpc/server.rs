@@ -26,10 +26,10 @@ use super::metrics::Metrics;
 use super::secure::{AnySocket, serve_secure};
 use super::{Options, Service};
 
+/// Added to the niceness of threads for large reads: half of a worker's share when there is not enough
+/// for both. With less, lists starve on a busy core.
+const BLOCKING_NICENESS: i32 = 3;
 /// Threads per worker for large reads: enough to keep a disk busy, few enough to stay in memory.
-/// Added to the niceness of those threads: a quarter of a worker's share when there is not enough for
-/// both.
-const BLOCKING_NICENESS: i32 = 6;
 const BLOCKING_THREADS: usize = 4;
 /// Silence on a connection after which the system looks whether the other side is still there.
 const PROBE_AFTER: Duration = Duration::from_secs(30);

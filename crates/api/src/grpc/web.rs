@@ -15,12 +15,14 @@ use http_body_util::BodyExt;
 use http2::{Field, Head, Reason, Sender};
 use hyper::body::{Body, Frame};
 
+use super::connection::InFlight;
+use super::leftover::Http1Body;
 use super::{Caller, HttpBody, Service};
 
 /// What a client sends with a request that is not gRPC.
 pub enum RequestBody {
     /// Over HTTP/1.
-    Http1(hyper::body::Incoming),
+    Http1(Http1Body),
     /// Over HTTP/2. Shared with who answers, see [`read_on`].
     Http2(Rc<RefCell<http2::Body>>),
 }
@@ -34,9 +36,7 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         Poll::Ready(match self.get_mut() {
-            Self::Http1(body) => {
-                ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(io::Error::other))
-            }
+            Self::Http1(body) => ready!(body.poll_frame(cx)).map(|frame| frame.map_err(io::Error::other)),
             Self::Http2(body) => ready!(body.borrow_mut().poll_data(cx))
                 .map(|data| data.map(Frame::data).map_err(io::Error::other)),
         })
@@ -55,7 +55,12 @@ const LATE_BYTES: usize = 64 << 10;
 const GRPC: &[u8] = b"application/grpc";
 
 /// Has the service answer a request.
-pub(crate) async fn answer<S: Service>(request: http2::server::Request, service: Rc<S>, caller: Caller) {
+pub(crate) async fn answer<S: Service>(
+    request: http2::server::Request,
+    service: Rc<S>,
+    caller: Caller,
+    in_flight: InFlight,
+) {
     let http2::server::Request { head, body, mut respond } = request;
     let without_body = head.method() == b"HEAD";
     let body = Rc::new(RefCell::new(body));
@@ -79,6 +84,7 @@ pub(crate) async fn answer<S: Service>(request: http2::server::Request, service:
         respond.reset(Reason::INTERNAL_ERROR);
         return;
     }
+    drop(in_flight);
     read_on(&body).await;
 }
 

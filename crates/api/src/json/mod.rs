@@ -19,7 +19,9 @@ mod websocket;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use gateway::EncodeError;
 use gateway::routes::{self, Route};
+use gateway::schema::MessageId;
 use gateway::values::Values;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use http::{Method, Request, Response, StatusCode};
@@ -38,6 +40,8 @@ const METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-overr
 /// Text of a message is at most this many times as long as the message: a third more for base64, and
 /// six times that if every character is escaped.
 const TEXT_FACTOR: usize = 8;
+/// Longest answer that becomes text on the connection's own thread.
+const TURN_BYTES: usize = 256 << 10;
 
 /// Answers a request for `path`, which begins with [`routes::PREFIX`].
 pub(crate) async fn answer<M: Member>(
@@ -111,7 +115,11 @@ async fn route<M: Member>(
     if route.responses_stream {
         return stream::responses(call, route, message, caller).await;
     }
-    match only_answer(call, &message).await.and_then(|wire| to_json(route, &wire)) {
+    let json = match only_answer(call, &message).await {
+        Ok(wire) => to_json(route, wire).await,
+        Err(status) => Err(status),
+    };
+    match json {
         Ok(json) => {
             let mut response = typed(StatusCode::OK, body_of(json));
             let kind = HeaderValue::from_static("application/grpc");
@@ -206,16 +214,25 @@ async fn send_only(call: &mut InnerCall, message: &[u8]) {
     }
 }
 
-fn to_json(route: &Route, wire: &[u8]) -> Result<Vec<u8>, Status> {
-    gateway::answer::message(route.response, wire).map_err(broken_answer)
+async fn to_json(route: &Route, wire: Bytes) -> Result<Vec<u8>, Status> {
+    encode(gateway::answer::message, route.response, wire).await
 }
 
-fn to_line(route: &Route, wire: &[u8]) -> Result<Bytes, Status> {
-    gateway::answer::line(route.response, wire).map(Bytes::from).map_err(broken_answer)
+async fn to_line(route: &Route, wire: Bytes) -> Result<Bytes, Status> {
+    encode(gateway::answer::line, route.response, wire).await.map(Bytes::from)
 }
 
-fn broken_answer(error: gateway::EncodeError) -> Status {
-    Status::new(Code::Internal, error.to_string())
+/// How an answer is written.
+type Encoder = fn(MessageId, &[u8]) -> Result<Vec<u8>, EncodeError>;
+
+/// A large answer leaves this thread, and its other calls, alone.
+async fn encode(encoder: Encoder, id: MessageId, wire: Bytes) -> Result<Vec<u8>, Status> {
+    let encoded = match wire.len() {
+        ..=TURN_BYTES => encoder(id, &wire),
+        // It fails when the server ends.
+        _ => tokio::task::spawn_blocking(move || encoder(id, &wire)).await.map_err(|_| Status::canceled())?,
+    };
+    encoded.map_err(|error| Status::new(Code::Internal, error.to_string()))
 }
 
 /// The answer that a status makes before anything was sent.
@@ -244,4 +261,34 @@ fn typed(status: StatusCode, body: HttpBody) -> Response<HttpBody> {
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, JSON);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use prost::Message as _;
+    use proto::{etcdserverpb as pb, mvccpb};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn others_get_their_turn_while_a_large_answer_becomes_text() {
+        let check = async |value_bytes: usize, order: [&str; 2]| {
+            let kv = mvccpb::KeyValue { value: vec![7; value_bytes].into(), ..Default::default() };
+            let answer = pb::RangeResponse { kvs: vec![kv], ..Default::default() };
+            let route = routes::find("/v3/kv/range").unwrap();
+            let seen = RefCell::new(Vec::new());
+            let encoding = async {
+                let json = to_json(route, answer.encode_to_vec().into()).await.unwrap();
+                seen.borrow_mut().push("text");
+                json
+            };
+            let (json, ()) = tokio::join!(encoding, async { seen.borrow_mut().push("others") });
+            assert!(json.starts_with(b"{\"kvs\":[{\"value\":\"BwcH") && json.len() > value_bytes);
+            assert_eq!(*seen.borrow(), order);
+        };
+        check(1000, ["text", "others"]).await;
+        check(4 << 20, ["others", "text"]).await;
+    }
 }

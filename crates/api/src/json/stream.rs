@@ -15,7 +15,7 @@ use http::header::HeaderValue;
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -27,6 +27,9 @@ use crate::services::EtcdService;
 
 /// Lines that wait for the connection: a slow client is the handler's to know.
 const LINES: usize = 4;
+
+/// What is read of a body behind a wrong value.
+const DISCARDED_BYTES: usize = 256 << 10;
 
 /// A task that ends with its owner.
 pub(super) struct Guard(AbortHandle);
@@ -46,11 +49,13 @@ pub(super) async fn both_ways<M: Member>(
 ) -> Response<HttpBody> {
     let route = begun.route;
     let mut call = begun.call(service, &caller);
+    let (gone, client) = client();
     let pump = call.requests().map(|requests| {
         let most = most_text_bytes(caller.max_receive_bytes());
-        Guard(tokio::task::spawn_local(carry_requests(route, body, requests, most)).abort_handle())
+        let carry = carry_requests(route, body, requests, most, gone);
+        Guard(tokio::task::spawn_local(carry).abort_handle())
     });
-    answer(call, route, pump, caller).await
+    answer(call, route, pump, client, caller).await
 }
 
 /// Answers a method that takes one message.
@@ -61,14 +66,64 @@ pub(super) async fn responses(
     caller: Caller,
 ) -> Response<HttpBody> {
     send_only(&mut call, &message).await;
-    answer(call, route, None, caller).await
+    let (_, client) = client();
+    answer(call, route, None, client, caller).await
+}
+
+/// Says that the client has gone. Dropped without that it says nothing.
+struct Gone(oneshot::Sender<()>);
+
+/// Hears that the client has gone.
+struct Client(oneshot::Receiver<()>);
+
+fn client() -> (Gone, Client) {
+    let (sender, receiver) = oneshot::channel();
+    (Gone(sender), Client(receiver))
+}
+
+impl Gone {
+    fn say(self) {
+        // Who has ended does not need to hear it.
+        let _ = self.0.send(());
+    }
+}
+
+impl Client {
+    /// Returns when it is gone, if that can be told from its request.
+    async fn gone(&mut self) {
+        if self.0.is_terminated() || (&mut self.0).await.is_err() {
+            std::future::pending().await
+        }
+    }
 }
 
 /// Values become messages until one is wrong or the body ends; as upstream has it, both just end the
-/// requests.
+/// requests. Behind a wrong one the body is read on: over HTTP/1 its end is all that tells that the
+/// client has gone.
 async fn carry_requests(
     route: &'static Route,
     mut body: RequestBody,
+    requests: InnerRequests,
+    most_bytes: usize,
+    gone: Gone,
+) {
+    carry_values(route, &mut body, requests, most_bytes).await;
+    let mut left = DISCARDED_BYTES;
+    loop {
+        match body.frame().await {
+            None => return,
+            Some(Ok(frame)) if frame.data_ref().map_or(0, Bytes::len) <= left => {
+                left -= frame.data_ref().map_or(0, Bytes::len);
+            }
+            // Who says so much that nobody listens to is as good as gone.
+            Some(Ok(_) | Err(_)) => return gone.say(),
+        }
+    }
+}
+
+async fn carry_values(
+    route: &'static Route,
+    body: &mut RequestBody,
     mut requests: InnerRequests,
     most_bytes: usize,
 ) {
@@ -101,11 +156,13 @@ async fn answer(
     mut call: InnerCall,
     route: &'static Route,
     pump: Option<Guard>,
+    mut client: Client,
     caller: Caller,
 ) -> Response<HttpBody> {
     let first = tokio::select! {
         biased;
         first = next_line(&mut call, route) => first,
+        () = client.gone() => Some(Err(Status::canceled())),
         () = caller.stopping() => Some(Err(Status::canceled())),
     };
     let (status, begins_well) = match &first {
@@ -116,7 +173,7 @@ async fn answer(
     let (lines, receiver) = mpsc::channel(LINES);
     tokio::task::spawn_local(async move {
         let _pump = pump;
-        carry_lines(call, route, first, lines, caller).await;
+        carry_lines(call, route, first, lines, client, caller).await;
     });
     let frames = ReceiverStream::new(receiver).map(|line: Bytes| Ok::<_, Infallible>(Frame::data(line)));
     let body = StreamBody::new(frames).boxed_unsync();
@@ -131,9 +188,9 @@ async fn answer(
 }
 
 /// The next line, or how the call ended: `None` for well.
-pub(super) async fn next_line(call: &mut InnerCall, route: &Route) -> Option<Result<Bytes, Status>> {
+async fn next_line(call: &mut InnerCall, route: &Route) -> Option<Result<Bytes, Status>> {
     match call.next().await {
-        Some(wire) => Some(to_line(route, &wire)),
+        Some(wire) => Some(to_line(route, wire).await),
         None => call.outcome().err().map(Err),
     }
 }
@@ -143,6 +200,7 @@ async fn carry_lines(
     route: &'static Route,
     first: Option<Result<Bytes, Status>>,
     lines: mpsc::Sender<Bytes>,
+    mut client: Client,
     caller: Caller,
 ) {
     let mut next = first;
@@ -164,6 +222,7 @@ async fn carry_lines(
         next = tokio::select! {
             biased;
             () = lines.closed() => return,
+            () = client.gone() => return,
             next = next_line(&mut call, route) => next,
             () = caller.stopping() => return,
         };

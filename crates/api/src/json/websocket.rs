@@ -10,7 +10,10 @@
 //!
 //! **Source**: `tmc/grpc-websocket-proxy`, as etcd sets it up; `gorilla/websocket` for refusals.
 
+use std::io;
+use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use gateway::routes::{self, Route};
@@ -23,10 +26,11 @@ use http::header::{
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http2::Head;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 
-use super::stream::next_line;
-use super::{Begun, metadata, most_text_bytes, to_json};
+use super::{Begun, metadata, most_text_bytes, to_json, to_line};
 use crate::grpc::{Caller, Code, HttpBody, InnerCall, InnerRequests, RequestBody, Status};
 use crate::http::{body, error, unescape_path};
 use crate::member::Member;
@@ -36,6 +40,10 @@ use crate::services::EtcdService;
 const KEY_LEN: usize = 24;
 /// Bytes of the client's that are read at once.
 const READ_BYTES: usize = 16 << 10;
+/// Answers to pings that wait behind an answer of the call.
+const WORDS: usize = 4;
+/// A client that takes nothing for so long while there is something for it has gone.
+const WRITE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whether a request wants to go on as a WebSocket.
 pub(super) fn is_wanted<B>(request: &Request<B>) -> bool {
@@ -124,61 +132,122 @@ fn forwarded(headers: &HeaderMap) -> HeaderMap {
 /// The path names nothing.
 async fn refuse(mut io: impl AsyncWrite + Unpin) {
     let json = gateway::answer::error(Code::NotFound as u8, "Not Found");
-    let _ = io.write_all(&[websocket::text(&json), websocket::close(CLOSE_NORMAL)].concat()).await;
+    let bytes = [websocket::text(&json), websocket::close(CLOSE_NORMAL)].concat();
+    let _ = write(&mut io, &bytes).await;
 }
 
-/// Carries messages both ways until the call or the connection ends.
+/// What the reading side has to say to the client.
+enum Word {
+    /// The answer to a ping.
+    Frame(Vec<u8>),
+    /// The last bytes of the connection.
+    Last(Vec<u8>),
+}
+
+/// Why reading ended.
+enum ReadingEnd {
+    /// The client has gone.
+    Gone,
+    /// The last word has been handed over.
+    Said,
+}
+
+/// Carries messages both ways until the call or the connection ends. Reading and writing go on side by
+/// side: a call that cannot answer takes no more requests either, so who reads must not wait for who
+/// writes. Between them lie the call's own queues and [`WORDS`] small frames.
 async fn serve(
-    io: TokioIo<hyper::upgrade::Upgraded>,
+    io: impl AsyncRead + AsyncWrite,
     route: &'static Route,
-    call: InnerCall,
+    mut call: InnerCall,
     most_bytes: usize,
 ) {
-    let (mut reader, mut writer) = tokio::io::split(io);
-    let mut call = call;
-    let mut incoming = Incoming {
+    let (reader, writer) = tokio::io::split(io);
+    let (words, said) = mpsc::channel(WORDS);
+    let incoming = Incoming {
         route,
         values: Values::default(),
         requests: call.requests(),
         frames: Frames::new(most_bytes),
         most_bytes,
     };
+    let mut reading = pin!(read_all(reader, incoming, words));
+    let mut writing = pin!(write_all(writer, route, call, said));
+    tokio::select! {
+        end = &mut reading => if let ReadingEnd::Said = end {
+            writing.await;
+        },
+        () = &mut writing => {}
+    }
+}
+
+/// Takes what the client sends until it has gone or the connection must end.
+async fn read_all(
+    mut reader: impl AsyncRead + Unpin,
+    mut incoming: Incoming,
+    words: mpsc::Sender<Word>,
+) -> ReadingEnd {
     let mut buffer = BytesMut::with_capacity(READ_BYTES);
+    loop {
+        match reader.read_buf(&mut buffer).await {
+            Ok(0) | Err(_) => return ReadingEnd::Gone,
+            Ok(_) => incoming.frames.push(&buffer),
+        }
+        buffer.clear();
+        if let Err(last) = incoming.take(&words).await {
+            // If nobody writes any more, that has ended everything already.
+            let _ = words.send(Word::Last(last)).await;
+            return ReadingEnd::Said;
+        }
+    }
+}
+
+/// Sends answers of the call and words of the reading side until one of them ends.
+async fn write_all(
+    mut writer: impl AsyncWrite + Unpin,
+    route: &'static Route,
+    mut call: InnerCall,
+    mut words: mpsc::Receiver<Word>,
+) {
     let last = loop {
-        let answers = tokio::select! {
-            read = reader.read_buf(&mut buffer) => match read {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {
-                    incoming.frames.push(&buffer);
-                    buffer.clear();
-                    match incoming.take().await {
-                        Ok(answers) => answers,
-                        Err(last) => break last,
-                    }
-                }
+        let bytes = tokio::select! {
+            biased;
+            word = words.recv() => match word {
+                Some(Word::Frame(bytes)) => bytes,
+                Some(Word::Last(bytes)) => break bytes,
+                // Reading has ended everything.
+                None => return,
             },
-            text = next_text(&mut call, route) => match text {
+            wire = call.next() => match text_of(&call, route, wire).await {
                 Some(Ok(text)) => websocket::text(without_newline(&text)),
                 Some(Err(status)) => break [error_text(route, &status), websocket::close(CLOSE_NORMAL)].concat(),
                 None => break websocket::close(CLOSE_NORMAL),
             },
         };
-        if writer.write_all(&answers).await.is_err() || writer.flush().await.is_err() {
+        if write(&mut writer, &bytes).await.is_err() {
             return;
         }
     };
     // Whoever has gone does not need it.
-    let _ = writer.write_all(&last).await;
-    let _ = writer.shutdown().await;
+    let _ = write(&mut writer, &last).await;
+    let _ = timeout(WRITE_PATIENCE, writer.shutdown()).await;
 }
 
-/// The next answer, or how the call ended: `None` for well.
-async fn next_text(call: &mut InnerCall, route: &Route) -> Option<Result<Bytes, Status>> {
-    if route.responses_stream {
-        return next_line(call, route).await;
+/// Writes all of it, if the client takes some from time to time.
+async fn write(writer: &mut (impl AsyncWrite + Unpin), mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match timeout(WRITE_PATIENCE, writer.write(bytes)).await?? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            written => bytes = &bytes[written..],
+        }
     }
-    match call.next().await {
-        Some(wire) => Some(to_json(route, &wire).map(Bytes::from)),
+    timeout(WRITE_PATIENCE, writer.flush()).await?
+}
+
+/// An answer's text, or how the call ended: `None` for well.
+async fn text_of(call: &InnerCall, route: &Route, wire: Option<Bytes>) -> Option<Result<Bytes, Status>> {
+    match wire {
+        Some(wire) if route.responses_stream => Some(to_line(route, wire).await),
+        Some(wire) => Some(to_json(route, wire).await.map(Bytes::from)),
         None => call.outcome().err().map(Err),
     }
 }
@@ -207,17 +276,15 @@ struct Incoming {
 }
 
 impl Incoming {
-    /// Frames to send back; as an error those that end the connection.
-    async fn take(&mut self) -> Result<Vec<u8>, Vec<u8>> {
-        let mut answers = Vec::new();
+    /// Takes what has arrived; as an error the frames that end the connection.
+    async fn take(&mut self, words: &mpsc::Sender<Word>) -> Result<(), Vec<u8>> {
         loop {
             match self.frames.next_event().map_err(FrameError::close_code).map_err(websocket::close)? {
-                None => return Ok(answers),
-                Some(Event::Ping(payload)) => answers.extend(websocket::pong(&payload)),
-                Some(Event::Close(code)) => {
-                    answers.extend(websocket::close(code.unwrap_or(CLOSE_NORMAL)));
-                    return Err(answers);
+                None => return Ok(()),
+                Some(Event::Ping(payload)) => {
+                    let _ = words.send(Word::Frame(websocket::pong(&payload))).await;
                 }
+                Some(Event::Close(code)) => return Err(websocket::close(code.unwrap_or(CLOSE_NORMAL))),
                 // Behind the last request nothing is looked at any more.
                 Some(Event::Message(_)) if self.requests.is_none() => {}
                 Some(Event::Message(text)) => {
@@ -251,5 +318,73 @@ impl Incoming {
                 requests.close();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::{LocalSet, spawn_local};
+
+    use super::*;
+    use crate::grpc::loopback::answered_with;
+
+    /// More than the queues of a call and the pipe hold.
+    const REQUESTS: usize = 10_000;
+    const ANSWER_BYTES: usize = 1000;
+
+    /// A client's frame with a request.
+    fn request() -> Vec<u8> {
+        let text = format!(r#"{{"create_request":{{"key":"{}"}}}}"#, "YWFh".repeat(20));
+        let mut frame = vec![0x81, 0x80 | u8::try_from(text.len()).unwrap(), 0, 0, 0, 0];
+        frame.extend_from_slice(text.as_bytes());
+        frame
+    }
+
+    /// A call that answers each request at some length.
+    fn call() -> InnerCall {
+        let cancel_reason = "x".repeat(ANSWER_BYTES);
+        answered_with(&proto::etcdserverpb::WatchResponse { cancel_reason, ..Default::default() })
+    }
+
+    fn watch() -> &'static Route {
+        routes::find("/v3/watch").unwrap()
+    }
+
+    /// Before, who read the client waited for the call, the call for room for its answers, and the
+    /// answers for who read the client.
+    #[tokio::test(start_paused = true)]
+    async fn answers_leave_while_requests_come() {
+        let work = async {
+            let (client, server) = tokio::io::duplex(1 << 10);
+            spawn_local(serve(server, watch(), call(), 1 << 20));
+            let (mut from, mut to) = tokio::io::split(client);
+            spawn_local(async move {
+                for _ in 0..REQUESTS {
+                    to.write_all(&request()).await.unwrap();
+                }
+                to.write_all(&[0x88, 0x80, 0, 0, 0, 0]).await.unwrap();
+                // Stays until the other side has ended it.
+                std::future::pending::<()>().await;
+            });
+            let mut received = vec![0; 1 << 16];
+            let mut bytes = 0;
+            while let Ok(count @ 1..) = from.read(&mut received).await {
+                bytes += count;
+            }
+            assert!(bytes > REQUESTS / 2 * ANSWER_BYTES, "{bytes}");
+        };
+        timeout(Duration::from_secs(30), LocalSet::new().run_until(work)).await.expect("it goes on");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_nothing_is_left() {
+        let work = async {
+            let (client, server) = tokio::io::duplex(1 << 10);
+            let serving = spawn_local(serve(server, watch(), call(), 1 << 20));
+            let (_unread, mut to) = tokio::io::split(client);
+            while to.write_all(&request()).await.is_ok() {}
+            serving.await.unwrap();
+        };
+        timeout(2 * WRITE_PATIENCE, LocalSet::new().run_until(work)).await.expect("it ends");
     }
 }

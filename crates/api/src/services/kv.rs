@@ -20,7 +20,8 @@ use types::{CompatVersion, KeyRange};
 use super::{access, validate};
 use crate::error::Error;
 use crate::grpc::{
-    self, CallContext, Code, Pieces, Responses, Stages, Status, note_stages, wants_stages, write_prefix,
+    self, CallContext, Code, Found, Pieces, Responses, Stages, Status, note_found, note_stages, wants_stages,
+    write_prefix,
 };
 use crate::member::{Headers, Member, ReadKind, ReadOutcome, ReadRequest, ReadTimes, SlowRead};
 
@@ -140,6 +141,7 @@ pub async fn range<M: Member>(
         member.slow_read(&SlowRead { request: ReadRequest::Range(&request), took, outcome });
     }
     let result = outcome?;
+    note_found(Found { returned: result.kvs.len(), total: result.count, revision: result.revision });
     let header = Some(member.header_at(result.revision));
     Ok(RangeReply { header, kvs: result.kvs, more: result.more, count: result.count })
 }

@@ -270,6 +270,11 @@ impl Core {
         self.over.is_some() || left && self.streams.open() == 0
     }
 
+    /// Whether the end of a stream has been said here and waits for windows or for the output.
+    pub fn has_unsent_ends(&self) -> bool {
+        self.streams.slots().any(|stream| !stream.send_ended && !matches!(stream.end, End::Open))
+    }
+
     /// Bytes in the output.
     pub fn output_len(&self) -> usize {
         self.output.len()

@@ -4,6 +4,7 @@
 mod beginnings;
 mod compaction;
 mod counters;
+mod edges;
 mod names;
 mod sockets;
 mod space;

@@ -200,8 +200,10 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            queue_responses: 128,
-            queue_bytes: 16 << 20,
+            // What comes in while a busy worker makes a round: with fewer, watchers of a busy member fall
+            // back to reading history, which costs more.
+            queue_responses: 1024,
+            queue_bytes: 4 << 20,
             inbox_revisions: 16_384,
             inbox_bytes: 64 << 20,
             progress_interval: Duration::from_secs(600),

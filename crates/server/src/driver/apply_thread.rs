@@ -163,18 +163,25 @@ impl ApplyThread {
             tally.add(&applied, &self.metrics);
             let times = (begun, self.clock.now());
             begun = times.1;
+            // What follows an entry is seldom more than handing its answer over, and then costs the next
+            // entry nothing.
+            let mut is_long = applied.follow_up.is_some() || applied.note.is_some();
             if applied.kind.is_some() {
                 let took = times.1.saturating_sub(times.0);
                 let outcome = AppliedEntry { data: &entry.data, result: &applied.result, took };
                 if outcome.is_notable(self.slow_apply) {
                     outcome.report(self.slow_apply, &self.metrics);
-                    begun = self.clock.now();
+                    is_long = true;
                 }
             }
             if applied.kind == Some(RequestKind::Alarm) {
                 self.log_alarms();
+                is_long = true;
             }
             self.finish(applied, times, &mut events);
+            if is_long {
+                begun = self.clock.now();
+            }
         }
         if let Some(last) = entries.last() {
             self.progress.applied_term.store(last.term, Release);

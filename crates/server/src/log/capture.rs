@@ -69,6 +69,12 @@ impl Drop for Capture {
     }
 }
 
+/// Keeps others from catching, for tests of what happens while nobody does.
+#[cfg(test)]
+pub(super) fn hold() -> MutexGuard<'static, ()> {
+    TURN.lock()
+}
+
 pub(super) fn active() -> bool {
     ACTIVE.load(Ordering::Relaxed)
 }

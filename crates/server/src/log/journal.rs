@@ -1,8 +1,12 @@
 //! Records to systemd's journal, in its own protocol.
 //!
 //! One datagram per record: lines `NAME=value`, the message last. A datagram that the socket does not
-//! take because of its size goes as a sealed file in memory. A record that the journal does not take
-//! goes to stderr: never is the log the reason why a member stands still.
+//! take because of its size goes as a sealed file in memory.
+//!
+//! Never is the log the reason why a member stands still: nobody waits for the journal. While its queue
+//! is full, records are dropped and counted, and the first one that it takes again is followed by the
+//! count. When the journal was started anew, it is connected to again; where it is not to be found, a
+//! record goes to stderr.
 //!
 //! **Source**: systemd's "Native Journal Protocol"; the fields are those of etcd
 //! `client/pkg/logutil/zap_journal.go`.
@@ -10,8 +14,7 @@
 use std::io::{self, IoSlice, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -21,14 +24,16 @@ use super::Level;
 /// Where the journal listens.
 pub(super) const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// How long the journal may take for a record when its queue is full.
-const PATIENCE: Duration = Duration::from_millis(100);
-
 /// A connection to the journal.
 #[derive(Debug)]
 pub(super) struct Journal {
+    path: PathBuf,
     socket: UnixDatagram,
     identifier: String,
+    /// Records that were dropped since the last count.
+    lost: u64,
+    /// The last record was taken.
+    takes: bool,
 }
 
 /// What the journal calls a level.
@@ -45,12 +50,10 @@ const fn priority(level: Level) -> u8 {
 impl Journal {
     /// Fails where nobody listens.
     pub fn connect(path: &Path) -> io::Result<Self> {
-        let socket = UnixDatagram::unbound()?;
-        socket.connect(path)?;
-        socket.set_write_timeout(Some(PATIENCE))?;
+        let socket = open(path)?;
         let program = std::env::args_os().next().unwrap_or_default();
         let identifier = Path::new(&program).file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self { socket, identifier })
+        Ok(Self { path: path.to_owned(), socket, identifier, lost: 0, takes: true })
     }
 
     /// Sends a record; `directory` is that of its source file.
@@ -61,12 +64,35 @@ impl Journal {
         add(&mut datagram, "PACKAGE", directory.as_bytes());
         add(&mut datagram, "SYSLOG_IDENTIFIER", self.identifier.as_bytes());
         add(&mut datagram, "MESSAGE", message);
-        let sent = match self.socket.send(&datagram) {
+        let mut sent = self.send(&datagram);
+        if sent.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock)
+            && let Ok(socket) = open(&self.path)
+        {
+            self.socket = socket;
+            sent = self.send(&datagram);
+        }
+        self.takes = sent.is_ok();
+        match sent {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.lost += 1;
+                Ok(())
+            }
+            Err(_) => io::stderr().write_all(line),
+        }
+    }
+
+    /// What was dropped, if the last record was taken. It is forgotten with that.
+    pub fn take_lost(&mut self) -> u64 {
+        if self.takes { std::mem::take(&mut self.lost) } else { 0 }
+    }
+
+    fn send(&self, datagram: &[u8]) -> io::Result<()> {
+        match self.socket.send(datagram) {
             Ok(_) => Ok(()),
-            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => self.send_file(&datagram),
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => self.send_file(datagram),
             Err(error) => Err(error),
-        };
-        sent.or_else(|_| io::stderr().write_all(line))
+        }
     }
 
     fn send_file(&self, datagram: &[u8]) -> io::Result<()> {
@@ -82,6 +108,14 @@ impl Journal {
         sendmsg(&self.socket, &[IoSlice::new(&[])], &mut ancillary, SendFlags::empty())?;
         Ok(())
     }
+}
+
+/// A connection that waits for nobody.
+fn open(path: &Path) -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.connect(path)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 /// Adds a field; one with a line break says its length.
@@ -100,6 +134,7 @@ fn add(datagram: &mut Vec<u8>, name: &str, value: &[u8]) {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Seek};
+    use std::time::Duration;
 
     use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
@@ -153,6 +188,38 @@ mod tests {
         file.read_to_end(&mut content).unwrap();
         assert!(content.starts_with(b"PRIORITY=6\n") && content.ends_with(b"xxx\n"));
         assert!(content.len() > line.len());
+    }
+
+    #[test]
+    fn a_journal_that_stands_still_costs_records_and_no_time() {
+        let (_dir, listener, mut journal) = listen();
+        let write = |journal: &mut Journal| journal.write(Level::Info, "server", b"{}\n").unwrap();
+        let mut taken = 0;
+        while journal.lost < 1000 {
+            write(&mut journal);
+            taken += u64::from(journal.takes);
+        }
+        assert_eq!(journal.take_lost(), 0, "there is no room for it");
+        for _ in 0..taken {
+            listener.recv(&mut [0; 4096]).unwrap();
+        }
+        write(&mut journal);
+        assert_eq!((journal.take_lost(), journal.take_lost()), (1000, 0));
+    }
+
+    #[test]
+    fn a_journal_that_comes_back_is_found_again() {
+        let (dir, listener, mut journal) = listen();
+        let path = dir.path().join("socket");
+        drop(listener);
+        std::fs::remove_file(&path).unwrap();
+        journal.write(Level::Info, "server", b"goes to stderr\n").unwrap();
+        let listener = UnixDatagram::bind(&path).unwrap();
+        listener.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        journal.write(Level::Info, "server", b"again\n").unwrap();
+        let mut buffer = [0; 4096];
+        let length = listener.recv(&mut buffer).unwrap();
+        assert!(buffer[..length].ends_with(b"MESSAGE=again\n"));
     }
 
     #[test]

@@ -323,28 +323,80 @@ macro_rules! log_error {
 
 pub use crate::{log_debug as debug, log_error as error, log_info as info, log_warn as warn};
 
+/// A record that is going to be written, of which only the fields are missing.
+#[must_use]
+#[derive(Debug)]
+pub struct Admitted {
+    level: Level,
+    msg: &'static str,
+    time: Timestamp,
+}
+
+/// For records whose fields are dear to make and of which there may be many: whether the next one of this
+/// message is written at all.
+pub fn admit(level: Level, msg: &'static str) -> Option<Admitted> {
+    if !wanted(level) {
+        return None;
+    }
+    let time = Timestamp::now();
+    (capture::active() || is_admitted(level, msg, time)).then_some(Admitted { level, msg, time })
+}
+
+impl Admitted {
+    /// Writes it.
+    #[track_caller]
+    pub fn write(self, fields: &[Field<'_>]) {
+        let Self { level, msg, time } = self;
+        if !capture::take(level, "", msg, fields) {
+            let caller = Location::caller().into();
+            write_admitted(&Record { level, time, logger: "", caller, msg, fields });
+        }
+    }
+}
+
+fn is_admitted(level: Level, msg: &str, time: Timestamp) -> bool {
+    let nanos = i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX);
+    global().load().sampler.admits(level, msg, nanos)
+}
+
 fn write(level: Level, logger: &str, caller: Caller<'_>, msg: &str, fields: &[Field<'_>]) {
     let time = Timestamp::now();
-    if capture::take(level, logger, msg, fields) {
-        return;
+    if !capture::take(level, logger, msg, fields) && is_admitted(level, msg, time) {
+        write_admitted(&Record { level, time, logger, caller, msg, fields });
     }
+}
+
+fn write_admitted(record: &Record<'_>) {
     let global = global().load();
-    let nanos = i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX);
-    if !global.sampler.admits(level, msg, nanos) {
-        return;
-    }
     thread_local! {
         static LINE: RefCell<String> = const { RefCell::new(String::new()) };
     }
     LINE.with_borrow_mut(|line| {
         line.clear();
-        write_record(line, global.format, &Record { level, time, logger, caller, msg, fields }, zone());
+        write_record(line, global.format, record, zone());
         for sink in global.sinks.lock().iter_mut() {
             // Nowhere left to report a log that cannot be written.
-            let _ = sink.write(level, caller, line.as_bytes());
+            let _ = sink.write(record.level, record.caller, line.as_bytes());
+            report_lost(sink, global.format, record.time);
         }
         line.shrink_to(16 << 10);
     });
+}
+
+/// Tells a destination that takes records again how many it did not take.
+fn report_lost(sink: &mut Sink, format: Format, time: Timestamp) {
+    let lost = sink.take_lost();
+    if lost == 0 {
+        return;
+    }
+    let caller: Caller<'_> = Location::caller().into();
+    let fields: &[Field<'_>] = &[("records", lost.into())];
+    let msg = "the journal took too long; records were dropped";
+    let record = Record { level: Level::Warn, time, logger: "", caller, msg, fields };
+    let mut line = String::new();
+    write_record(&mut line, format, &record, zone());
+    // If it is not taken either, that is counted again.
+    let _ = sink.write(Level::Warn, caller, line.as_bytes());
 }
 
 #[cfg(test)]
@@ -377,6 +429,15 @@ mod tests {
         assert_eq!(records[1].field("error"), Some("\"why\"".to_owned()));
         assert!(capture.contains("tick"));
         assert!(!capture.contains("tock"));
+    }
+
+    #[test]
+    fn a_record_that_would_not_be_written_is_not_made() {
+        let _others = capture::hold();
+        let admitted = || (0..500).filter_map(|_| admit(Level::Error, "made for this test alone")).count();
+        // A second begins anew at most once or twice.
+        assert!((104..=400).contains(&admitted()));
+        assert!(admit(Level::Debug, "made for this test alone").is_none());
     }
 
     #[test]

@@ -96,6 +96,17 @@ impl Sink {
     }
 }
 
+impl Sink {
+    /// Records that were dropped so that nobody had to wait, if there is room for them again. They are
+    /// forgotten with that.
+    pub fn take_lost(&mut self) -> u64 {
+        match self {
+            Self::Journal(journal) => journal.take_lost(),
+            _ => 0,
+        }
+    }
+}
+
 /// The words of the system without Rust's error number, in lower case as Go has them.
 pub(crate) fn reason(error: &io::Error) -> String {
     let text = error.to_string();

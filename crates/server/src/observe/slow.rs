@@ -18,8 +18,11 @@ use proto::etcdserverpb as pb;
 
 use super::text;
 use crate::config::duration::GoDuration;
-use crate::log::{self, Field, Level};
+use crate::log::{self, Admitted, Field, Level};
 use crate::metrics::Metrics;
+
+const SLOW: &str = "apply request took too long";
+const FAILED: &str = "failed to apply request";
 
 /// An entry that was applied slowly, or refused.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +47,15 @@ impl AppliedEntry<'_> {
 
     /// Writes the records.
     pub fn report(&self, limit: Duration, metrics: &Metrics) {
+        if self.took > limit {
+            metrics.slow_apply.inc();
+        }
+        // In a storm of refusals most records are not written: those cost this thread next to nothing.
+        let slow = (self.took > limit).then(|| log::admit(Level::Warn, SLOW)).flatten();
+        let failed = self.is_failure().then(|| log::admit(Level::Warn, FAILED)).flatten();
+        if slow.is_none() && failed.is_none() {
+            return;
+        }
         let request = match membership::decode_entry(self.data.clone()) {
             Ok(Some(request)) => text::raft_request(&request),
             // It was applied, so it did decode.
@@ -54,20 +66,20 @@ impl AppliedEntry<'_> {
             Err(_) => String::new(),
         };
         let error = self.result.as_ref().err().map(apply_error);
-        if self.took > limit {
-            write_slow(metrics, self.took, limit, "", &request, &response, error.clone());
+        if let Some(record) = slow {
+            write_slow(record, self.took, limit, "", &request, &response, error.clone());
         }
-        if self.is_failure() {
+        if let Some(record) = failed {
             let mut fields: Vec<Field<'_>> =
                 vec![("took", self.took.into()), ("request", request.into()), ("response", response.into())];
             fields.extend(error.map(|error| ("error", error.into())));
-            log::warn("failed to apply request", &fields);
+            record.write(&fields);
         }
     }
 }
 
 fn write_slow(
-    metrics: &Metrics,
+    record: Admitted,
     took: Duration,
     limit: Duration,
     prefix: &str,
@@ -75,7 +87,6 @@ fn write_slow(
     response: &str,
     error: Option<String>,
 ) {
-    metrics.slow_apply.inc();
     let mut fields: Vec<Field<'_>> = vec![
         ("took", took.into()),
         ("expected-duration", limit.into()),
@@ -84,7 +95,7 @@ fn write_slow(
         ("response", response.into()),
     ];
     fields.extend(error.map(|error| ("error", error.into())));
-    log::warn("apply request took too long", &fields);
+    record.write(&fields);
 }
 
 /// Upstream's words, which differ from those that clients get.
@@ -125,6 +136,8 @@ fn reply_len(reply: &Reply) -> Option<usize> {
 
 /// Writes the record of a read that took longer than `limit`.
 pub fn report_read(read: &SlowRead<'_>, limit: Duration, metrics: &Metrics) {
+    metrics.slow_apply.inc();
+    let Some(record) = log::admit(Level::Warn, SLOW) else { return };
     let (prefix, request) = match read.request {
         ReadRequest::Range(request) => ("read-only range ", text::range(request)),
         ReadRequest::Txn(request) => ("read-only txn ", text::txn(request)),
@@ -147,22 +160,11 @@ pub fn report_read(read: &SlowRead<'_>, limit: Duration, metrics: &Metrics) {
         Err(_) => String::new(),
     };
     let error = read.outcome.err().map(Error::to_string);
-    write_slow(metrics, read.took, limit, prefix, &request, &response, error);
+    write_slow(record, read.took, limit, prefix, &request, &response, error);
 }
 
-/// What records tell of a range's answer. Its key-values are counted, and passed over unread: the answer
-/// may be large, and has not left yet.
-#[derive(Clone, PartialEq, prost::Message)]
-struct RangeSummary {
-    #[prost(message, optional, tag = "1")]
-    header: Option<pb::ResponseHeader>,
-    #[prost(message, repeated, tag = "2")]
-    kvs: Vec<Unread>,
-    #[prost(int64, tag = "4")]
-    count: i64,
-}
-
-/// The same of a transaction's answer.
+/// What records tell of a transaction's answer. What it read is passed over: it may be large, and the
+/// answer has not left yet.
 #[derive(Clone, PartialEq, prost::Message)]
 struct TxnSummary {
     #[prost(message, optional, tag = "1")]
@@ -199,10 +201,8 @@ impl Stats {
             content,
         };
         let decoded = match call.path {
-            "/etcdserverpb.KV/Range" => pb::RangeRequest::decode(request.clone()).map(|message| {
-                let reply = reply.and_then(|reply| RangeSummary::decode(reply).ok());
-                known(0, reply.map_or(0, |reply| reply.count), text::range(&message))
-            }),
+            "/etcdserverpb.KV/Range" => pb::RangeRequest::decode(request.clone())
+                .map(|message| known(0, call.found.map_or(0, |found| found.total), text::range(&message))),
             "/etcdserverpb.KV/Put" => {
                 pb::PutRequest::decode(request.clone()).map(|message| known(1, 0, text::put(&message)))
             }
@@ -327,9 +327,9 @@ fn operation(call: &Ended<'_>) -> Option<(&'static str, Vec<(&'static str, Strin
             let message = pb::RangeRequest::decode(request).ok()?;
             fields.push(("range_begin", lossy(&message.key)));
             fields.push(("range_end", lossy(&message.range_end)));
-            if let Some(reply) = reply.and_then(|reply| RangeSummary::decode(reply).ok()) {
-                fields.push(("response_count", reply.kvs.len().to_string()));
-                header(&mut fields, reply.header);
+            if let Some(found) = call.found {
+                fields.push(("response_count", found.returned.to_string()));
+                fields.push(("response_revision", found.revision.to_string()));
             }
             "range"
         }
@@ -483,6 +483,7 @@ mod tests {
             code: api::grpc::Code::Ok,
             message: "",
             stages: api::grpc::Stages { applied: Some((after(400), after(490))), ..Default::default() },
+            found: None,
             span: None,
         };
         let capture = log::Capture::start();

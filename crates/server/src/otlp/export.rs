@@ -67,9 +67,15 @@ impl Exporter {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let counter = lost.clone();
         let thread = std::thread::Builder::new().name("otlp".to_owned()).spawn(move || {
-            let sending =
-                Sending { target, spans, stopping, stopped: false, lost: counter, connection: None };
+            let sending = Sending {
+                spans,
+                stop: Stop { stopping, deadline: None },
+                lost: counter,
+                link: Link { target, connection: None },
+            };
             LocalSet::new().block_on(&runtime, sending.run());
+            // A name that is being looked up is not waited for.
+            runtime.shutdown_background();
         })?;
         Ok(Self { queue, lost, running: Mutex::new(Some((running, thread))) })
     }
@@ -81,7 +87,7 @@ impl Exporter {
         }
     }
 
-    /// Sends what waits, within a few seconds, and ends.
+    /// Sends what waits, within [`LAST_PATIENCE`] all in all, and ends.
     pub fn stop(&self) {
         if let Some((running, thread)) = self.running.lock().take() {
             drop(running);
@@ -92,11 +98,43 @@ impl Exporter {
 }
 
 struct Sending {
-    target: Target,
     spans: mpsc::Receiver<Finished>,
-    stopping: oneshot::Receiver<()>,
-    stopped: bool,
+    stop: Stop,
     lost: Arc<AtomicU64>,
+    link: Link,
+}
+
+/// The end of the member, as this thread hears of it.
+struct Stop {
+    stopping: oneshot::Receiver<()>,
+    /// When everything has to be over; set when the end has begun.
+    deadline: Option<Instant>,
+}
+
+impl Stop {
+    fn has_begun(&self) -> bool {
+        self.deadline.is_some()
+    }
+
+    /// Returns when the end has begun, with the time when it is over.
+    async fn begun(&mut self) -> Instant {
+        match self.deadline {
+            Some(deadline) => deadline,
+            None => {
+                let _ = (&mut self.stopping).await;
+                *self.deadline.insert(Instant::now() + LAST_PATIENCE)
+            }
+        }
+    }
+
+    async fn over(&mut self) {
+        sleep_until(self.begun().await).await;
+    }
+}
+
+/// The connection to the collector, if there is one.
+struct Link {
+    target: Target,
     connection: Option<Requests>,
 }
 
@@ -117,7 +155,7 @@ impl Sending {
         while let Some(batch) = self.gather().await {
             let count = batch.len() as u64;
             if let Err(reason) = self.deliver(batch).await {
-                log::warn!("failed to export traces", "address" => &self.target.address, "spans" => count, "error" => reason);
+                log::warn!("failed to export traces", "address" => &self.link.target.address, "spans" => count, "error" => reason);
             }
             match self.lost.swap(0, Ordering::Relaxed) {
                 0 => {}
@@ -141,7 +179,7 @@ impl Sending {
 
     /// The next span; `None` if there is none until `end`, or when the member stops.
     async fn next(&mut self, end: Option<Instant>) -> Option<Finished> {
-        if !self.stopped {
+        if !self.stop.has_begun() {
             let late = async {
                 match end {
                     Some(end) => sleep_until(end).await,
@@ -151,7 +189,7 @@ impl Sending {
             tokio::select! {
                 biased;
                 span = self.spans.recv() => return span,
-                _ = &mut self.stopping => self.stopped = true,
+                _ = self.stop.begun() => {}
                 () = late => return None,
             }
         }
@@ -159,31 +197,37 @@ impl Sending {
     }
 
     async fn deliver(&mut self, batch: Vec<Finished>) -> Result<(), String> {
-        let message = frame(&self.target.resource, batch);
+        let message = frame(&self.link.target.resource, batch);
         let begun = Instant::now();
         let mut pause = FIRST_PAUSE;
         loop {
-            let is_last = self.stopped;
-            let patience = if is_last { LAST_PATIENCE } else { PATIENCE };
-            let refused = match timeout(patience, self.offer(message.clone())).await {
-                Ok(Ok(())) => return Ok(()),
-                Ok(Err(refused)) => refused,
-                Err(_) => Refused::transport("the collector does not answer"),
+            let is_last = self.stop.has_begun();
+            let offered = tokio::select! {
+                biased;
+                offered = timeout(PATIENCE, self.link.offer(message.clone())) => offered.ok(),
+                () = self.stop.over() => None,
+            };
+            let refused = match offered {
+                Some(Ok(())) => return Ok(()),
+                Some(Err(refused)) => refused,
+                None => Refused::transport("the collector does not answer"),
             };
             if !refused.is_final {
-                self.connection = None;
+                self.link.connection = None;
             }
             if refused.is_final || is_last || begun.elapsed() + pause > PATIENCE {
                 return Err(refused.reason);
             }
             tokio::select! {
                 () = sleep(pause) => {}
-                _ = &mut self.stopping, if !self.stopped => self.stopped = true,
+                _ = self.stop.begun() => {}
             }
             pause *= 2;
         }
     }
+}
 
+impl Link {
     async fn offer(&mut self, message: Bytes) -> Result<(), Refused> {
         let requests = match &self.connection {
             Some(requests) => requests.clone(),
@@ -251,4 +295,41 @@ fn frame(resource: &Resource, batch: Vec<Finished>) -> Bytes {
     message.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
     request.encode_raw(&mut message);
     message.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A collector that takes connections and says nothing: before, each batch had its own time at the
+    /// end, and the one under way its whole half minute.
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_collector_holds_up_a_stop_once() {
+        let collector = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = collector.local_addr().unwrap().to_string();
+        let (queue, spans) = mpsc::channel(QUEUE);
+        for _ in 0..QUEUE {
+            queue.try_send(Finished { is_call: true, data: SpanData::default() }).unwrap();
+        }
+        let (running, stopping) = oneshot::channel();
+        let sending = Sending {
+            spans,
+            stop: Stop { stopping, deadline: None },
+            lost: Arc::default(),
+            link: Link { target: Target { address, resource: Resource::default() }, connection: None },
+        };
+        let local = LocalSet::new();
+        let ended = local.spawn_local(sending.run());
+        let before_stop = Duration::from_secs(1);
+        let begun = Instant::now();
+        local
+            .run_until(async {
+                sleep(before_stop).await;
+                drop(running);
+                ended.await.unwrap();
+            })
+            .await;
+        let took = begun.elapsed() - before_stop;
+        assert!(took <= LAST_PATIENCE + Duration::from_millis(100), "{took:?}");
+    }
 }
