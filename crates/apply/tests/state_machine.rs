@@ -141,7 +141,7 @@ fn a_read_in_the_log_is_passed_over() {
     let mut machine = Machine::new(Quota::Off);
     machine.put(put("a", "1"));
     let range = pb::RangeRequest { key: "a".into(), ..Default::default() };
-    let applied = machine.apply(pb::InternalRaftRequest { range: Some(range), ..Default::default() });
+    let applied = machine.apply(pb::InternalRaftRequest { range: Some(range.into()), ..Default::default() });
     assert!(applied.events.is_none());
     assert_eq!((machine.store.current_revision(), machine.keys().len()), (2, 1));
 }
