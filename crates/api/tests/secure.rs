@@ -30,6 +30,8 @@ use tokio::net::TcpStream;
 
 const WHO: &str = "/test.Test/Who";
 const BIG_BYTES: usize = 32 << 20;
+/// What the buffers of a connection hold.
+const SOME_BYTES: usize = 1 << 20;
 
 /// Who answers with the common name of the caller; HTTP with method, path and length of the body.
 #[derive(Clone, Default)]
@@ -61,8 +63,13 @@ impl grpc::Service for Test {
             return Response::new(StreamBody::new(body).boxed_unsync());
         }
         let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-        if parts.uri.path() == "/big" {
-            return Response::new(Full::from(vec![7; BIG_BYTES]).boxed_unsync());
+        let bytes = match parts.uri.path() {
+            "/big" => BIG_BYTES,
+            "/some" => SOME_BYTES,
+            _ => 0,
+        };
+        if bytes > 0 {
+            return Response::new(Full::from(vec![7; bytes]).boxed_unsync());
         }
         let text = format!("{} {} {} {}", parts.method, parts.uri.path(), body.len(), caller.peer().secure);
         let mut response = Response::new(Full::from(text).boxed_unsync());
@@ -197,6 +204,51 @@ async fn a_stop_cuts_no_answer_short() {
     };
     let ((), length) = within(async { tokio::join!(stopping, reading) }).await;
     assert_eq!(length, BIG_BYTES);
+}
+
+/// The server has written all and closes, the client reads on and says so frame by frame: what lies in
+/// the buffers between them must not be lost.
+#[tokio::test]
+async fn a_stop_leaves_clients_the_time_to_take_their_answers() {
+    const HEADERS: [u8; 3] = [0x82, 0x87, 0x04];
+    const DATA: u8 = 0;
+    let fixture = start(Options::default(), false);
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(32 << 10).unwrap();
+    let socket = socket.connect(fixture.address()).await.unwrap();
+    let mut stream = fixture.connector.connect(socket, "localhost").await.unwrap();
+    let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let window = 1_u32 << 30;
+    hello.extend([0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4]);
+    hello.extend(window.to_be_bytes());
+    hello.extend([0, 0, 4, 8, 0, 0, 0, 0, 0]);
+    hello.extend(window.to_be_bytes());
+    hello.extend([0, 0, 12, 1, 5, 0, 0, 0, 1]);
+    hello.extend(HEADERS);
+    hello.extend(b"\x05/some\x01\x01a");
+    stream.write_all(&hello).await.unwrap();
+    let mut received = 0;
+    let mut header = [0; 9];
+    within(stream.read_exact(&mut header)).await.unwrap();
+    let reading = async {
+        loop {
+            let mut payload = vec![0; usize::from(header[1]) << 8 | usize::from(header[2])];
+            stream.read_exact(&mut payload).await.expect("the answer comes to its end");
+            if header[3] == DATA {
+                received += payload.len();
+                let mut taken = vec![0, 0, 4, 8, 0, 0, 0, 0, 0];
+                taken.extend(u32::try_from(payload.len().max(1)).unwrap().to_be_bytes());
+                stream.write_all(&taken).await.expect("the server listens to the end");
+            }
+            if let Err(error) = stream.read_exact(&mut header).await {
+                assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
+                break;
+            }
+        }
+        stream.shutdown().await.unwrap();
+    };
+    within(async { tokio::join!(fixture.serving.shutdown(Duration::from_secs(60)), reading) }).await;
+    assert_eq!(received, SOME_BYTES);
 }
 
 #[tokio::test]

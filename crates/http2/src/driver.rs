@@ -93,6 +93,16 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         })
     }
 
+    /// Reads once and throws it away. Ready with whether there was anything; not, when the socket has
+    /// ended.
+    pub(crate) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        READ_BUFFER.with_borrow_mut(|bytes| {
+            let mut buffer = ReadBuf::new(bytes);
+            let read = ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer));
+            Poll::Ready(read.is_ok() && !buffer.filled().is_empty())
+        })
+    }
+
     /// Writes the output until it is empty and has left, or the socket takes no more.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut core = self.core.borrow_mut();

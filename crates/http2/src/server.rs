@@ -46,6 +46,15 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         }
     }
 
+    /// After the end: reads once and throws it away. Ready with `false` when the client has closed.
+    ///
+    /// A socket that is closed while bytes of the client's come in is reset by the system, and what the
+    /// client had not taken yet of the last answers is lost. So who drives the connection goes on with
+    /// this for a while.
+    pub fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.driver.poll_discard(cx)
+    }
+
     fn accept(&mut self) -> Option<Request> {
         let mut core = self.driver.core_mut();
         let key = core.accept()?;

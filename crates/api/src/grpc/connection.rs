@@ -8,7 +8,8 @@
 //!
 //! Stopping: GOAWAY first; unary calls that run are awaited, streams are not (a watch would last
 //! for ever); answers that are not gRPC are awaited too, as the streams among them end by themselves.
-//! When the last answer has left, the connection is closed.
+//! When the last answer has left, the connection is closed: our side first, the rest when the client has
+//! taken what lay in the buffers of the system and closes too (see [`linger`]).
 //!
 //! **Source**: `server/embed/serve.go` of etcd; cmux.
 
@@ -48,6 +49,11 @@ const HEADER_LIST_BYTES: u32 = 256 << 10;
 /// How long a connection may take to say its first bytes or to send an HTTP/1 header: upstream's
 /// header read timeout.
 pub(crate) const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long a client may be silent that has been told that this is the end: grpc-go's server waits as
+/// long.
+const LINGER_QUIET: Duration = Duration::from_secs(1);
+/// How long it may go on to take its answers.
+const LINGER: Duration = Duration::from_secs(10);
 
 /// What all calls of a connection share.
 #[derive(Debug)]
@@ -235,12 +241,14 @@ async fn serve_http2<IO, S>(
     let mut keepalive = Keepalive::new(options);
     let mut pings = PingPolicy::new(options, shared.peer.secure);
     let mut sent = Phase::Serving;
-    poll_fn(|cx| {
+    let mut asked = false;
+    let alive = poll_fn(|cx| {
         let mut accepted = false;
         loop {
             match connection.poll_accept(cx) {
                 Poll::Ready(Some(request)) => {
                     ticket.spoke();
+                    asked = true;
                     accepted = true;
                     match options.protocols {
                         Protocols::Both if !shared.peer.secure || web::is_grpc(&request.head) => {}
@@ -257,7 +265,7 @@ async fn serve_http2<IO, S>(
                     }
                     continue;
                 }
-                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Ready(None) => return Poll::Ready(true),
                 Poll::Pending => {}
             }
             // The state may have changed through what follows: then the connection has to be
@@ -289,10 +297,20 @@ async fn serve_http2<IO, S>(
                 connection.shut_down_saying(Reason::ENHANCE_YOUR_CALM, b"too_many_pings");
                 continue;
             }
-            return keepalive.poll_dead(&mut connection, cx);
+            return keepalive.poll_dead(&mut connection, cx).map(|()| false);
         }
     })
     .await;
+    // Who never asked has no answer to lose, and gives its place away at once.
+    if alive && asked {
+        let _ = timeout(LINGER, linger(&mut connection)).await;
+    }
+}
+
+/// Waits until the client closes too, or is silent: a connection that is closed while the client still
+/// acknowledges is reset, and with it goes what the client had not taken of its answers.
+async fn linger<IO: AsyncRead + AsyncWrite + Unpin>(connection: &mut Connection<IO>) {
+    while let Ok(true) = timeout(LINGER_QUIET, poll_fn(|cx| connection.poll_discard(cx))).await {}
 }
 
 async fn serve_http1<IO, S>(io: IO, shared: Rc<Shared>, service: Rc<S>, ticket: Ticket)
