@@ -278,4 +278,11 @@ impl Remote {
         }
         self.base.post(message);
     }
+
+    /// No more messages come: he is a member now. Those that wait still go out, because an answer to the leader may
+    /// be among them, who would take a learner for one that lags behind until it asks again.
+    pub(crate) fn finish(&self) {
+        // The pipelines end when the queue is empty and its sender is gone.
+        self.base.tasks.lock().clear();
+    }
 }

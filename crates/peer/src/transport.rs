@@ -145,7 +145,10 @@ impl Transport {
                 (None, members.remotes.remove(&id))
             }
         };
-        drop((not_needed, remote));
+        drop(not_needed);
+        if let Some(remote) = remote {
+            remote.finish();
+        }
         let urls = ("remote-peer-urls", joined(urls));
         inner.log_member("added remote peer", "remote-peer-id", id, Some(urls));
         Ok(())

@@ -149,6 +149,21 @@ fn without_streams_messages_are_posted() {
     assert_eq!(three.member.snapshots_sent.lock()[..], [false]);
 }
 
+/// A learner acknowledged entries, learned from them who the leader is, and its acknowledgement was lost by that: for a
+/// heartbeat it seemed to have nothing, and could not be promoted though it was ready.
+#[test]
+fn answers_to_a_stranger_survive_that_he_becomes_a_member() {
+    const ANSWERS: u64 = 20;
+    let (one, two) = (node(1, Setting::default()), node(2, Setting::default()));
+    two.transport.add_remote(one.id, &[&one.url]).unwrap();
+    two.transport.send((1..=ANSWERS).map(|n| message(MessageType::MsgAppResp, &two, &one, n)).collect());
+    two.transport.add_peer(one.id, &[&one.url]).unwrap();
+    // Several connections carry them, in any order.
+    let mut came: Vec<_> = (0..ANSWERS).map(|_| one.member.next().commit()).collect();
+    came.sort_unstable();
+    assert!(came.into_iter().eq(1..=ANSWERS));
+}
+
 /// A newcomer served its peers before it was told about them. One whose URLs had been changed since its
 /// start named the old ones, and these stayed: the leader never heard an answer.
 #[test]
