@@ -214,13 +214,16 @@ pub enum VersionError {
     Backend(#[from] Error),
 }
 
-/// The schema version of the file: the stored one, else 3.5 if a term is stored.
+/// The schema version of the file: the stored one, else 3.5 if a term is stored or will be with the next commit.
 pub fn detect_version(view: &View) -> Result<Version, VersionError> {
-    match storage_version(view)? {
-        Some(version) => Ok(version),
-        None if stored_position(view)?.term > 0 => Ok(Version::new(3, 5, 0)),
-        None => Err(VersionError::MissingTerm),
+    if let Some(version) = storage_version(view)? {
+        return Ok(version);
     }
+    let position = match view.pending_position() {
+        Some(pending) => pending,
+        None => stored_position(view)?,
+    };
+    if position.term > 0 { Ok(Version::new(3, 5, 0)) } else { Err(VersionError::MissingTerm) }
 }
 
 /// Whether a member that stands for `compat` may open the file. A missing term is tolerated: the

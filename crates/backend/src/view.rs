@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bolt::ReadTx;
 use bytes::Bytes;
-use types::{RecordKey, Revision};
+use types::{LogPosition, RecordKey, Revision};
 
 use crate::segment::Segment;
 use crate::{BucketId, Error};
@@ -149,6 +149,11 @@ impl View {
             }
         }
         Ok(merged.into_iter().collect())
+    }
+
+    /// The position that the next commit writes; `None` if no entry waits for it.
+    pub fn pending_position(&self) -> Option<LogPosition> {
+        self.segments_newest_first().find_map(|segment| segment.read().applied)
     }
 
     fn segments_newest_first(&self) -> impl Iterator<Item = &Segment> {

@@ -226,8 +226,10 @@ fn views_merge_file_and_segments() {
     assert!(!backend.commit().unwrap().committed, "nothing waits");
     assert_eq!(backend.view().scan(BucketId::Members).unwrap(), expected);
     // The log position alone is worth a commit when one is asked for, but not a batch.
+    assert!(matches!(schema::detect_version(&backend.view()), Err(schema::VersionError::MissingTerm)));
     backend.append(WriteSet { applied: Some(LogPosition { index: 5, term: 2 }), ..WriteSet::default() });
     assert_eq!(backend.pending(), 0);
+    assert_eq!(schema::detect_version(&backend.view()).unwrap().to_string(), "3.5.0", "the term waits");
     assert!(backend.commit().unwrap().committed);
     // It never moves back.
     backend.append(WriteSet { applied: Some(LogPosition { index: 4, term: 2 }), ..WriteSet::default() });
