@@ -222,7 +222,7 @@ pub async fn range_stream<M: Member>(
 ) -> Result<(), Error> {
     let compat = member.config().compat;
     validate::range(&request, compat)?;
-    let mut query = apply::range::query(&request, compat);
+    let query = apply::range::query(&request, compat);
     if query.sort_order != SortOrder::None
         && !(query.sort_order == SortOrder::Ascend && query.sort_target == SortTarget::Key)
     {
@@ -237,18 +237,18 @@ pub async fn range_stream<M: Member>(
     if filters.iter().any(|filter| *filter != 0) {
         return Err(unimplemented("RangeStream does not support revision filters"));
     }
-    // A target without an order would sort each part by itself and lose the place to go on from.
-    query.sort_target = SortTarget::Key;
     if !request.serializable {
         member.read_index().await?;
     }
     let streaming = async {
-        if !request.count_only {
+        // By another target than the key, ascending unless ordered: no part of it stands alone.
+        let whole = request.count_only || query.sort_target != SortTarget::Key;
+        if !whole {
             return stream_parts(member, query, responses).await;
         }
         let result = read(member.store(), query).await?;
         let header = Some(member.header_at(result.revision));
-        let reply = RangeReply { header, count: result.count, ..Default::default() };
+        let reply = RangeReply { header, kvs: result.kvs, more: result.more, count: result.count };
         Ok(responses.send(&StreamedRange(reply)).await?)
     };
     access::read(member, context, |access| access.range(&request), streaming).await
