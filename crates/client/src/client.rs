@@ -45,12 +45,16 @@ pub struct FailedAttempt<'a> {
 
 type FailureHook = Arc<dyn Fn(&FailedAttempt<'_>) + Send + Sync>;
 
+/// What gRPC gives an attempt to connect that nobody limits.
+pub const LONGEST_DIAL: Duration = Duration::from_secs(20);
+
 /// How a client is made.
 #[derive(Clone)]
 pub struct Options {
     /// `host:port`, `http://host:port`, `https://host:port`, `unix:///path`, `unixs:///path`.
     pub endpoints: Vec<String>,
-    /// Limit for one attempt to connect, and for fetching the first token.
+    /// Limit for one attempt to connect, and for fetching the first token. Zero is no limit of ours: an attempt
+    /// has [`LONGEST_DIAL`] then, and the token as long as it takes.
     pub dial_timeout: Duration,
     /// How often an unused connection with open calls is probed; at least every 10 s is kept.
     pub keepalive_time: Duration,
@@ -89,6 +93,11 @@ impl Options {
             credentials: Credentials::None,
             on_failure: None,
         }
+    }
+
+    /// How long one attempt to connect may take.
+    pub(crate) fn longest_attempt(&self) -> Duration {
+        if self.dial_timeout.is_zero() { LONGEST_DIAL } else { self.dial_timeout }
     }
 }
 
@@ -137,7 +146,7 @@ impl Client {
         }
         let endpoints = parse_endpoints(&options.endpoints, &options.server_name);
         let dial = Dial {
-            timeout: options.dial_timeout.max(Duration::from_millis(1)),
+            timeout: options.longest_attempt(),
             keepalive_time: options.keepalive_time,
             keepalive_timeout: options.keepalive_timeout,
             keepalive_while_idle: options.keepalive_while_idle,
@@ -147,7 +156,8 @@ impl Client {
         let pool = Pool::start(endpoints, dial);
         let shared = Arc::new(Shared { options, pool, token: RwLock::default() });
         let client = Self { shared, deadline: None, token: None };
-        client.with_timeout(timeout).login().await?;
+        let first = if timeout.is_zero() { client.without_timeout() } else { client.with_timeout(timeout) };
+        first.login().await?;
         Ok(client)
     }
 

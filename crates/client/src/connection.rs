@@ -273,8 +273,7 @@ type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 async fn connect(endpoint: &Endpoint, dial: &Dial) -> Result<(Connection, Driver), String> {
     let failed = |error: std::io::Error| {
         let network = if matches!(endpoint.address, Address::Unix(_)) { "unix" } else { "tcp" };
-        let text = error.to_string();
-        let text = text.split(" (os error").next().unwrap_or_default().to_lowercase();
+        let text = tls::explain(&error);
         format!("transport: Error while dialing: dial {network} {}: connect: {text}", endpoint.address)
     };
     match &endpoint.address {
@@ -483,6 +482,15 @@ mod tests {
         guest.block_on(async { client.set_endpoints(&[first, second]) });
         drop(guest);
         second_accepted.recv_timeout(PATIENCE).expect("nobody connects");
+    }
+
+    /// `--dial-timeout=0s` left a handshake a millisecond, so that it succeeded by luck.
+    #[test]
+    fn no_limit_of_connecting_is_that_of_grpc() {
+        let mut options = Options::new(["127.0.0.1:1"]);
+        assert_eq!(options.longest_attempt(), Duration::from_secs(2));
+        options.dial_timeout = Duration::ZERO;
+        assert_eq!(options.longest_attempt(), crate::LONGEST_DIAL);
     }
 
     #[test]

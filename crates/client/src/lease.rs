@@ -89,8 +89,11 @@ fn ended() -> Error {
 }
 
 async fn renew(client: &Client, id: i64, answers: &mpsc::Sender<pb::LeaseKeepAliveResponse>) {
-    // Nothing is known of the TTL yet, so the first answer may take a dial timeout and a second.
-    let mut alive_until = Instant::now() + client.shared.options.dial_timeout + Duration::from_secs(1);
+    // Nothing is known of the TTL yet, so the first answer may take a dial timeout and a second, or five seconds
+    // without one, as in etcd.
+    let dial = client.shared.options.dial_timeout;
+    let first = if dial.is_zero() { Duration::from_secs(5) } else { dial + Duration::from_secs(1) };
+    let mut alive_until = Instant::now() + first;
     loop {
         match renew_on_one_stream(client, id, answers, &mut alive_until).await {
             Err(error) if !error.is_final() => {}
