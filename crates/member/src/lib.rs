@@ -326,12 +326,17 @@ impl Member {
         self.consensus.conf_state().clone()
     }
 
-    /// Whether the configuration names anybody else, voter or learner.
-    pub fn has_peers(&self) -> bool {
+    /// Everybody else whom the configuration names, voter or learner.
+    pub fn peers(&self) -> impl Iterator<Item = MemberId> {
         let conf = self.consensus.conf_state();
-        let mut all =
+        let all =
             conf.voters.iter().chain(&conf.learners).chain(&conf.voters_outgoing).chain(&conf.learners_next);
-        all.any(|member| *member != self.id.0)
+        all.map(|member| MemberId(*member)).filter(|member| *member != self.id)
+    }
+
+    /// Whether the configuration names anybody else.
+    pub fn has_peers(&self) -> bool {
+        self.peers().next().is_some()
     }
 
     /// A look inside consensus: what a leader knows of its peers, among others.

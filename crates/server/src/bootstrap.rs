@@ -206,8 +206,9 @@ pub enum Error {
     },
     /// The backend is older than the snapshot that the log starts from.
     #[error(
-        "database file ({path} index {index}) does not match with snapshot (index {snapshot}): \
-         restore the member from a snapshot or from its peers"
+        "failed to find database snapshot file (snap: snapshot file doesn't exist): database file ({path} \
+         index {index}) does not match with snapshot (index {snapshot}); restore the member from a snapshot or \
+         from its peers"
     )]
     BackendBehind {
         /// The backend.

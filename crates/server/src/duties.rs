@@ -278,8 +278,11 @@ async fn publish(node: Rc<Node>, mut published: tokio::sync::watch::Receiver<boo
 /// Raises NOSPACE for this member, then gives the answer that waited.
 async fn raise_no_space(node: Rc<Node>, answer: Option<Answer>) {
     if !node.shared().alarms().is_active(pb::AlarmType::Nospace) {
+        let quota = node.quota().reported_bytes();
         log::warn!("message exceeded backend quota; raising alarm",
-            "quota-size-bytes" => node.quota().reported_bytes());
+            "quota-size-bytes" => quota,
+            "quota-size" => crate::size::text(quota.unsigned_abs()),
+            "error" => "etcdserver: no space");
         let alarm = pb::AlarmRequest {
             action: pb::alarm_request::AlarmAction::Activate as i32,
             member_id: node.id().0,

@@ -151,14 +151,14 @@ impl Reads {
         receiver
     }
 
-    /// Called each retry interval: a round that had no answer the last time and has none now is slow.
-    pub fn count_slow(&self) {
+    /// Called each retry interval: a round that had no answer the last time and has none now is slow. Returns it.
+    pub fn count_slow(&self) -> Option<u64> {
         let mut state = self.state.lock();
         let waits = state.round.as_ref().map(|(context, _)| *context);
-        if waits.is_some() && waits == state.waited {
-            state.slow += 1;
-        }
+        let slow = waits.filter(|_| waits == state.waited);
+        state.slow += u64::from(slow.is_some());
         state.waited = waits;
+        slow
     }
 
     /// How often a round was slow.

@@ -34,8 +34,10 @@ use crate::reads::Reads;
 /// the last.
 const ENTRIES_PER_DELIVERY: usize = 256;
 
-/// Least time between two disk snapshots.
+/// Time between two disk snapshots if they are due all the time.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(2);
+/// How much of that time may be taken in advance: a few snapshots in a row are taken as they are due.
+const SNAPSHOT_ADVANCE: Duration = SNAPSHOT_INTERVAL.saturating_mul(16);
 
 /// Work for the apply thread.
 pub enum ApplyWork {
@@ -394,18 +396,18 @@ impl ApplyThread {
     }
 
     fn snapshot_if_due(&mut self, position: LogPosition) {
-        if std::mem::take(&mut self.snapshot_wanted) {
-            self.next_snapshot = Duration::ZERO;
-        } else if position.index.saturating_sub(self.last_snapshot) <= self.snapshot_count {
+        let is_wanted = std::mem::take(&mut self.snapshot_wanted);
+        let is_due = position.index.saturating_sub(self.last_snapshot) > self.snapshot_count;
+        if !is_wanted && !is_due {
             return;
         }
         // Many more entries a second than upstream would make for many snapshots a second, each
         // with its syncs; what one saves is only the replay of so many entries.
         let now = self.clock.now();
-        if now < self.next_snapshot {
+        if !is_wanted && now + SNAPSHOT_ADVANCE <= self.next_snapshot {
             return;
         }
-        self.next_snapshot = now + SNAPSHOT_INTERVAL;
+        self.next_snapshot = self.next_snapshot.max(now) + SNAPSHOT_INTERVAL;
         self.last_snapshot = position.index;
         log::info!("triggering snapshot", "local-member-applied-index" => position.index);
         let _ = self.snapshots.send(self.describe(position));

@@ -1,5 +1,6 @@
 //! The raft thread: owns the member core, feeds it and routes its effects.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Release;
 use std::time::{Duration, Instant};
@@ -95,7 +96,10 @@ impl RaftThread {
                 }
                 if now >= next_read_retry {
                     next_read_retry = now + READ_INDEX_RETRY;
-                    self.reads.count_slow();
+                    if let Some(round) = self.reads.count_slow() {
+                        log::warn!("waiting for ReadIndex response took too long, retrying",
+                            "sent-request-id" => round, "retry-timeout" => READ_INDEX_RETRY);
+                    }
                     self.ask_for_reads()?;
                 }
             }
@@ -193,10 +197,15 @@ impl RaftThread {
     /// A leader's heartbeats leave with its ticks: one that comes late costs all peers a heartbeat.
     fn note_lateness(&self, since_last: Duration) {
         let expected = 2 * self.heartbeat;
-        if since_last > expected && self.progress.is_leader() && self.member.has_peers() {
+        if since_last <= expected || !self.progress.is_leader() {
+            return;
+        }
+        // A configuration on its way to another one names who stays twice.
+        for peer in self.member.peers().collect::<BTreeSet<_>>() {
             self.metrics.heartbeat_send_failures.inc();
             log::warn!(
                 "leader failed to send out heartbeat on time; took too long, leader is overloaded likely from slow disk",
+                "to" => peer,
                 "heartbeat-interval" => self.heartbeat,
                 "expected-duration" => expected,
                 "exceeded-duration" => since_last - expected
