@@ -75,14 +75,6 @@ fn flags_of_a_proxy_that_do_not_hold_together() {
         ),
         (&["--listen-addr=127.0.0.1:0", "--metrics-addr=x"], "cannot parse \"x\""),
         (&["--listen-addr=127.0.0.1:0", "--cert=gone", "--key=gone"], "open gone: no such file or directory"),
-        (
-            &["--experimental-leasing-prefix=x"],
-            "--experimental-leasing-prefix is not supported: leases on keys are not implemented; read through the proxy without it",
-        ),
-        (
-            &["--experimental-enable-grpc-logging"],
-            "--experimental-enable-grpc-logging is not supported: messages are not logged; use --debug for what the proxy does with them",
-        ),
     ] {
         check(&[&["grpc-proxy", "start"], args].concat(), "", &format!("{text}\n"));
     }

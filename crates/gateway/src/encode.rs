@@ -1,6 +1,6 @@
 //! From the wire form of a message to JSON.
 //!
-//! Original names, fields in the order of their declaration, unset ones left out; 64-bit integers as
+//! Original names (but in records of a log), fields in the order of their declaration, unset ones left out; 64-bit integers as
 //! strings, bytes as padded base64, enums by name or, unknown, by number. No blanks: upstream's own
 //! come and go from build to build.
 
@@ -20,6 +20,8 @@ pub enum Form {
     Plain,
     /// Lines of streams, which upstream makes fit to stand in a page.
     Line,
+    /// Messages in records of a log: escaped as lines, and with JSON names instead of original ones.
+    Record,
 }
 
 /// Bytes that are not the message they are said to be.
@@ -74,7 +76,8 @@ fn encode_message(id: MessageId, wire: &[u8], form: Form, json: &mut Vec<u8>, de
             json.push(b',');
         }
         is_first = false;
-        write_string(&field.name, form, json);
+        let name = if form == Form::Record { &field.json_name } else { &field.name };
+        write_string(name, form, json);
         json.push(b':');
         if field.repeated {
             json.push(b'[');
@@ -176,7 +179,7 @@ pub(crate) fn write_string(text: &str, form: Form, json: &mut Vec<u8>) {
             '\r' => json.extend_from_slice(b"\\r"),
             '\t' => json.extend_from_slice(b"\\t"),
             '\0'..' ' => drop(write!(json, "\\u{:04x}", u32::from(character))),
-            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' if form == Form::Line => {
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' if form != Form::Plain => {
                 drop(write!(json, "\\u{:04x}", u32::from(character)));
             }
             _ => json.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
@@ -207,6 +210,14 @@ mod tests {
             concat!(
                 r#"{"header":{"cluster_id":"18446744073709551615","revision":"-1","raft_term":"2"},"#,
                 r#""kvs":[{"key":"Zm9v","mod_revision":"2"},{"key":"Zm9v","mod_revision":"2"}],"#,
+                r#""more":true,"count":"2"}"#
+            )
+        );
+        assert_eq!(
+            json("etcdserverpb.RangeResponse", &range, Form::Record),
+            concat!(
+                r#"{"header":{"clusterId":"18446744073709551615","revision":"-1","raftTerm":"2"},"#,
+                r#""kvs":[{"key":"Zm9v","modRevision":"2"},{"key":"Zm9v","modRevision":"2"}],"#,
                 r#""more":true,"count":"2"}"#
             )
         );

@@ -86,31 +86,56 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("election/resign", "v3electionpb.Election", "Resign"),
 ];
 
-static TABLE: LazyLock<HashMap<&'static str, Route>> = LazyLock::new(|| {
+/// A method, by its path of gRPC.
+struct Method {
+    request: MessageId,
+    response: MessageId,
+    requests_stream: bool,
+    responses_stream: bool,
+}
+
+static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
     let set = prost_types::FileDescriptorSet::decode(proto::DESCRIPTORS).expect("made by our own build");
     let mut methods = HashMap::new();
     for file in &set.file {
         for service in &file.service {
             for method in &service.method {
-                methods.insert(format!("/{}.{}/{}", file.package(), service.name(), method.name()), method);
+                let (Some(request), Some(response)) = (
+                    SCHEMA.message(method.input_type().trim_start_matches('.')),
+                    SCHEMA.message(method.output_type().trim_start_matches('.')),
+                ) else {
+                    continue;
+                };
+                let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                let (requests_stream, responses_stream) =
+                    (method.client_streaming(), method.server_streaming());
+                methods.insert(path, Method { request, response, requests_stream, responses_stream });
             }
         }
     }
+    methods
+});
+
+static TABLE: LazyLock<HashMap<&'static str, Route>> = LazyLock::new(|| {
     let routes = ROUTES.iter().map(|(path, service, method)| {
         let name = format!("/{service}/{method}");
-        let described = methods.get(&name).expect("a test looks for every route");
-        let message = |name: &str| SCHEMA.message(&name[1..]).expect("described in the same place");
+        let described = METHODS.get(&name).expect("a test looks for every route");
         let route = Route {
+            request: described.request,
+            response: described.response,
+            requests_stream: described.requests_stream,
+            responses_stream: described.responses_stream,
             method: name,
-            request: message(described.input_type()),
-            response: message(described.output_type()),
-            requests_stream: described.client_streaming(),
-            responses_stream: described.server_streaming(),
         };
         (*path, route)
     });
     routes.collect()
 });
+
+/// What goes into a method and what comes out, by its path of gRPC; also of those without a route.
+pub fn messages(method: &str) -> Option<(MessageId, MessageId)> {
+    METHODS.get(method).map(|method| (method.request, method.response))
+}
 
 /// The route of a path.
 pub fn find(path: &str) -> Option<&'static Route> {
@@ -138,5 +163,8 @@ mod tests {
         assert_eq!(put.method, "/etcdserverpb.KV/Put");
         assert_eq!(find("/v3/kv/rangestream"), None);
         assert_eq!(find("/kv/put"), None);
+        assert_eq!(messages(&put.method), Some((put.request, put.response)));
+        assert!(messages("/etcdserverpb.KV/RangeStream").is_some());
+        assert_eq!(messages("/v3/kv/put"), None);
     }
 }

@@ -34,6 +34,7 @@ pub mod known;
 pub mod linearizability;
 pub mod load;
 pub mod member;
+pub mod names;
 pub mod normalise;
 pub mod programs;
 pub mod proxy;

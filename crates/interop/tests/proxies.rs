@@ -1,6 +1,12 @@
 //! `etcd gateway` and `etcd grpc-proxy` of ours, before clusters of the real etcd and of ours, driven by
 //! the real etcdctl and by hand.
 
+#[path = "proxies/leasing.rs"]
+mod leasing;
+#[path = "proxies/names.rs"]
+mod names;
+#[path = "proxies/records.rs"]
+mod records;
 #[path = "proxies/sockets.rs"]
 mod sockets;
 
@@ -190,7 +196,7 @@ fn an_endpoint_dies_under_traffic() -> anyhow::Result<()> {
     // This one learns of the other members by itself.
     let sync = ["--endpoints-auto-sync-interval=100ms", "--debug"];
     let alone = Front::start(&our_program(), "grpc-proxy", &endpoints[leader..=leader], &sync)?;
-    eventually("the members are followed", || Ok(alone.log().contains("followed the member list")))?;
+    eventually("the members are followed", || Ok(alone.log().contains("following the member list")))?;
     cluster.members[leader].kill()?;
     (6..18).try_for_each(put)?;
     let mut seen = watching.join().map_err(|_| anyhow::anyhow!("the watch panicked"))??;

@@ -1,7 +1,8 @@
 //! Endpoints from the DNS: `--discovery-srv` of the gateway and of the proxy.
 //!
-//! Unless told otherwise only those endpoints count that accept a TLS connection with a certificate for
-//! the domain; none may be left.
+//! Unless told otherwise only those endpoints count that are encrypted by their record and accept a
+//! connection; none may be left. Whose certificate they show is looked at by whoever talks to them, as in
+//! etcd, which dials no further either.
 //!
 //! **Source**: etcd `server/etcdmain/util.go`, `client/pkg/srv`, `client/pkg/transport/tls.go`.
 
@@ -25,7 +26,7 @@ pub struct Question {
     pub service_name: String,
     /// `--insecure-discovery`: take the records as they are.
     pub insecure: bool,
-    /// CAs that discovered endpoints are checked against.
+    /// CAs of discovered endpoints: the file has to be good.
     pub ca_file: String,
 }
 
@@ -95,26 +96,20 @@ fn host_and_port(host: &str, port: u16) -> String {
 
 async fn validate(question: &Question, found: Vec<Found>) -> (Vec<Found>, Vec<String>) {
     let settings = tls::Settings { trusted_ca_file: question.ca_file.clone(), ..tls::Settings::default() };
-    let connector = match tls::Connector::new(&settings, &[], Arc::new(|_| {})) {
-        Ok(connector) => connector,
-        Err(error) => return (Vec::new(), vec![error.to_string()]),
-    };
+    if let Err(error) = tls::Connector::new(&settings, &[], Arc::new(|_| {})) {
+        return (Vec::new(), vec![error.to_string()]);
+    }
     let (mut good, mut faults) = (Vec::new(), Vec::new());
     for found in found {
         let Some(address) = found.url.strip_prefix("https://") else {
             faults.push(format!("{:?} is insecure", found.url));
             continue;
         };
-        let attempt = async {
-            let stream = TcpStream::connect(address).await?;
-            connector.connect(stream, &question.domain).await.map(drop)
-        };
-        match tokio::time::timeout(DIAL, attempt).await {
-            Ok(Ok(())) => good.push(found),
-            Ok(Err(error)) => faults.push(format!("{:?} failed to dial ({error})", found.url)),
-            Err(_) => {
-                faults.push(format!("{:?} failed to dial (dial tcp {address}: i/o timeout)", found.url))
-            }
+        let fault = |reason: &str| format!("{:?} failed to dial (dial tcp {address}: {reason})", found.url);
+        match tokio::time::timeout(DIAL, TcpStream::connect(address)).await {
+            Ok(Ok(_)) => good.push(found),
+            Ok(Err(error)) => faults.push(fault(&format!("connect: {}", tls::explain(&error)))),
+            Err(_) => faults.push(fault("i/o timeout")),
         }
     }
     (good, faults)

@@ -3,8 +3,7 @@
 //! - [`gateway`]: forwards TCP connections to endpoints that answer;
 //! - [`grpc`]: speaks the client API in both directions and saves the cluster work on the way: equal
 //!   watches share one, repeated serialisable reads are answered from memory;
-//! - [`discover`](mod@discover): endpoints from the DNS, for both;
-//! - [`listen`]: which socket an address means, for both.
+//! - [`discover`](mod@discover): endpoints from the DNS, for both.
 //!
 //! Deliberately absent: command lines and exit statuses, which are the program's.
 //!
@@ -13,4 +12,3 @@
 pub mod discover;
 pub mod gateway;
 pub mod grpc;
-pub mod listen;

@@ -12,6 +12,7 @@ mod fatal;
 mod force_new;
 mod join;
 pub mod lanes;
+pub mod listen;
 mod listeners;
 pub mod log;
 pub mod mailbox;

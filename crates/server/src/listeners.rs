@@ -4,7 +4,6 @@
 //!
 //! **Source**: etcd `server/embed/{etcd,serve}.go`.
 
-use std::net::{Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +15,7 @@ use api::services::EtcdService;
 
 use crate::config::Config;
 use crate::config::url::Url;
+use crate::listen;
 use crate::log;
 use crate::node::Node;
 use crate::observe::Watcher;
@@ -260,40 +260,8 @@ fn bind(url: &Url, config: &Config, files: &mut Vec<SocketFile>) -> std::io::Res
         files.push(SocketFile::at(&path)?);
         return Ok(Listener::Unix(listener));
     }
-    let addresses: Vec<SocketAddr> = url.host().to_socket_addrs()?.collect();
-    let address = chosen(&addresses).ok_or_else(|| std::io::Error::other("the host has no address"))?;
-    bind_tcp(address, config.socket_reuse_port).map(Listener::Tcp)
-}
-
-/// The address of a name to listen on, of which Go takes one: the first of the older kind.
-fn chosen(addresses: &[SocketAddr]) -> Option<SocketAddr> {
-    addresses.iter().find(|address| address.is_ipv4()).or(addresses.first()).copied()
-}
-
-/// As Go does, one socket takes clients of both kinds when every address of the machine is meant, also
-/// if it is written `0.0.0.0`.
-fn bind_tcp(address: SocketAddr, reuse_port: bool) -> std::io::Result<TcpListener> {
-    let open = |address: SocketAddr| -> std::io::Result<TcpListener> {
-        let domain = socket2::Domain::for_address(address);
-        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(false)?;
-        }
-        // Go sets it on every listener; the flag only adds it to what Go does by itself.
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(reuse_port)?;
-        socket.bind(&address.into())?;
-        socket.listen(4096)?;
-        Ok(socket.into())
-    };
-    let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, address.port()));
-    match address {
-        SocketAddr::V4(_) if address.ip().is_unspecified() => match open(both) {
-            Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => open(address),
-            opened => opened,
-        },
-        _ => open(address),
-    }
+    let options = listen::Options { reuse_port: config.socket_reuse_port };
+    listen::tcp(url.host(), options).map(Listener::Tcp)
 }
 
 #[cfg(test)]
@@ -315,30 +283,5 @@ mod tests {
         second[0].remove();
         assert!(!path.exists());
         second[0].remove();
-    }
-
-    #[test]
-    fn of_a_names_addresses_the_older_kind_is_taken() {
-        let addresses =
-            |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<SocketAddr>>();
-        let both = addresses(&["[::1]:1", "127.0.0.1:1", "127.0.0.2:1"]);
-        assert_eq!(chosen(&both), Some(both[1]));
-        assert_eq!(chosen(&both[..1]), Some(both[0]));
-        assert_eq!(chosen(&[]), None);
-    }
-
-    #[test]
-    fn every_address_means_both_kinds() {
-        for text in ["0.0.0.0:0", "[::]:0"] {
-            let listener = bind_tcp(text.parse().unwrap(), false).unwrap();
-            let port = listener.local_addr().unwrap().port();
-            std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-            // Where the machine has the other kind at all.
-            if TcpListener::bind("[::1]:0").is_ok() {
-                std::net::TcpStream::connect(("::1", port)).unwrap();
-            }
-        }
-        let listener = bind_tcp("127.0.0.1:0".parse().unwrap(), false).unwrap();
-        assert!(listener.local_addr().unwrap().is_ipv4());
     }
 }

@@ -3,6 +3,7 @@
 //! Faults of addresses go to standard output, as etcd has it.
 
 use std::collections::HashSet;
+use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::process::exit;
 use std::time::Duration;
@@ -10,8 +11,7 @@ use std::time::Duration;
 use cli::Flags;
 use proxy::discover::{Found, Question, discover};
 use proxy::gateway::{Endpoint, Gateway};
-use proxy::listen::listen_addresses;
-use server::{log, systemd};
+use server::{listen, log, systemd};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
@@ -35,17 +35,20 @@ pub fn start(words: &[String], flags: &Flags) -> ! {
     let targets = targets(&runtime, flags);
     let listen = flags.text("listen-addr");
     check(&targets, &listen);
-    let bound = runtime.block_on(async { TcpListener::bind(&listen_addresses(&listen)?[..]).await });
+    let bound = runtime.block_on(async { bind(&listen) });
     let listener = match bound {
         Ok(listener) => listener,
-        Err(error) => {
-            let reason = error.to_string();
-            let reason = reason.split(" (os error").next().unwrap_or_default().to_lowercase();
-            fail(format!("listen tcp {listen}: bind: {reason}"))
-        }
+        Err(error) => fail(format!("listen tcp {listen}: bind: {}", tls::explain(&error))),
     };
     let interval = flags.duration("retry-delay");
     serve(&runtime, targets, interval, listener)
+}
+
+/// Inside of a runtime.
+fn bind(address: &str) -> io::Result<TcpListener> {
+    let listener = listen::tcp(address, listen::Options::default())?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
 }
 
 fn serve(runtime: &Runtime, targets: Vec<Target>, interval: Duration, listener: TcpListener) -> ! {

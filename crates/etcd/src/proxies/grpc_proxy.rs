@@ -8,15 +8,6 @@ use tls::{CipherSuites, Versions};
 
 use super::{fail, log_from};
 
-/// Flags that this program refuses, and why.
-const REFUSED: [(&str, &str); 2] = [
-    ("experimental-leasing-prefix", "leases on keys are not implemented; read through the proxy without it"),
-    (
-        "experimental-enable-grpc-logging",
-        "messages are not logged; use --debug for what the proxy does with them",
-    ),
-];
-
 pub fn start(flags: &Flags) -> ! {
     if let Err(text) = check(flags) {
         fail(text);
@@ -76,12 +67,6 @@ fn check(flags: &Flags) -> Result<(), String> {
     if min == 3 && !flags.list("listen-cipher-suites").is_empty() {
         return Err("cipher suites cannot be configured when only TLS1.3 is enabled".to_owned());
     }
-    let default = Flags::new(super::table::GRPC_PROXY);
-    for (name, reason) in REFUSED {
-        if flags.shown(name) != default.shown(name) {
-            return Err(format!("--{name} is not supported: {reason}"));
-        }
-    }
     Ok(())
 }
 
@@ -128,7 +113,9 @@ fn settings(flags: &Flags, suites: CipherSuites) -> Settings {
             ttl_seconds: flags.int("resolver-ttl"),
         },
         namespace: text("namespace"),
+        leasing_prefix: text("experimental-leasing-prefix"),
         ordering: flags.bool("experimental-serializable-ordering"),
+        payload_log: flags.bool("experimental-enable-grpc-logging"),
         keepalive_min_time: flags.duration("grpc-keepalive-min-time"),
         keepalive_interval: flags.duration("grpc-keepalive-interval"),
         keepalive_timeout: flags.duration("grpc-keepalive-timeout"),

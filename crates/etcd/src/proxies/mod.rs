@@ -1,6 +1,7 @@
 //! `etcd gateway` and `etcd grpc-proxy`: command lines of their own, in the manner of the tools.
 //!
-//! Signals end both at once, as they would any process: nothing has to be put away.
+//! Signals end both at once, as they would any process: nothing has to be put away, and what the gRPC proxy
+//! has claimed or registered ends with its leases.
 //!
 //! **Source**: behaviour of etcd 3.7.1 `server/etcdmain/{gateway,grpc_proxy}.go`.
 

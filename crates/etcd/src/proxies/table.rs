@@ -33,7 +33,7 @@ const SRV: FlagSpec = flag("discovery-srv", Kind::Text, "domain whose SRV record
 const SRV_NAME: FlagSpec =
     flag("discovery-srv-name", Kind::Text, "suffix of the service name in SRV records");
 const INSECURE: FlagSpec =
-    flag("insecure-discovery", Kind::Bool, "take discovered endpoints without trying their certificates");
+    flag("insecure-discovery", Kind::Bool, "take discovered endpoints that are plain or not there, too");
 
 static GATEWAY: &[FlagSpec] = &[
     LISTEN,
@@ -41,12 +41,15 @@ static GATEWAY: &[FlagSpec] = &[
     SRV,
     SRV_NAME,
     INSECURE,
-    FlagSpec::path("trusted-ca-file", "CAs that discovered endpoints are checked against"),
+    FlagSpec::path(
+        "trusted-ca-file",
+        "CAs of discovered endpoints; their certificates are for clients to check",
+    ),
     flag("retry-delay", Kind::Duration, "how often an endpoint that failed is looked at again")
         .default("1m0s"),
 ];
 
-pub static GRPC_PROXY: &[FlagSpec] = &[
+static GRPC_PROXY: &[FlagSpec] = &[
     LISTEN,
     flag(
         "advertise-client-url",
@@ -108,8 +111,12 @@ pub static GRPC_PROXY: &[FlagSpec] = &[
         Kind::Bool,
         "never show an older revision than one already shown",
     ),
-    flag("experimental-leasing-prefix", Kind::Text, "refused: leases on keys are not implemented"),
-    flag("experimental-enable-grpc-logging", Kind::Bool, "refused: messages are not logged"),
+    flag(
+        "experimental-leasing-prefix",
+        Kind::Text,
+        "key prefix of claims on keys, whose owner reads them from memory",
+    ),
+    flag("experimental-enable-grpc-logging", Kind::Bool, "log all requests and answers, but passwords"),
 ];
 
 #[cfg(test)]

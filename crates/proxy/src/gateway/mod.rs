@@ -9,7 +9,6 @@
 
 mod pick;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -119,15 +118,9 @@ impl Gateway {
 async fn dial(address: &str) -> Result<TcpStream, String> {
     match timeout(DIAL, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(format!("dial tcp {address}: connect: {}", reason(&error))),
+        Ok(Err(error)) => Err(format!("dial tcp {address}: connect: {}", tls::explain(&error))),
         Err(_) => Err(format!("dial tcp {address}: i/o timeout")),
     }
-}
-
-/// The system's words for an error, as Go has them.
-fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
 #[cfg(test)]

@@ -25,9 +25,9 @@ const MAX_WRITES: usize = 1024;
 /// Keys that a request reads or a write changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Span {
-    key: Bytes,
+    pub(crate) key: Bytes,
     /// Empty: the one key. `\0`: no end.
-    range_end: Bytes,
+    pub(crate) range_end: Bytes,
 }
 
 impl Span {
@@ -47,7 +47,16 @@ impl Span {
         }
     }
 
-    fn overlaps(&self, other: &Self) -> bool {
+    /// Whether a key lies in it.
+    pub(crate) fn covers(&self, key: &[u8]) -> bool {
+        match &self.range_end[..] {
+            b"" => self.key == key,
+            b"\0" => self.key <= key,
+            end => self.key <= key && key < end,
+        }
+    }
+
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
         self.begins_before_end_of(other) && other.begins_before_end_of(self)
     }
 }

@@ -10,11 +10,13 @@ use api::grpc::{
     Status,
 };
 use api::services::methods::{CLIENT_METHODS, id, path};
+use bytes::BytesMut;
 use client::Rpc;
 use http::{Request, Response};
 use prost::Message;
 use proto::{etcdserverpb as pb, v3electionpb as election, v3lockpb as lock};
 
+use super::payloads::Payloads;
 use super::upstream::{broken, status_of};
 use super::{Proxied, Proxy, cluster, kv, lease, watch};
 
@@ -29,7 +31,15 @@ impl Proxied {
     {
         let proxy = self.proxy.clone();
         call.unary_cancelable(id, async move |request: Req, context: CallContext| {
-            handler(&proxy, &context, request).await
+            let payloads = Payloads::of(&context, proxy.has_payload_log);
+            payloads.received(&request);
+            let outcome = handler(&proxy, &context, request).await;
+            if payloads.wanted() {
+                let mut frame = BytesMut::new();
+                let written = outcome.as_ref().map(|reply| reply.write_framed(&mut frame));
+                payloads.answered(written.map(|()| &frame[..]));
+            }
+            outcome
         });
     }
 
@@ -48,6 +58,8 @@ impl Proxied {
     {
         let proxy = self.proxy.clone();
         call.server_stream(id, async move |request: Req, context, responses: &mut Responses| {
+            let payloads = Payloads::of(&context, proxy.has_payload_log);
+            payloads.received(&request);
             let client = proxy.upstream.client_for(&context);
             let mut stream = tokio::select! {
                 stream = client.server_stream::<Req, Res>(request, path) => {
@@ -61,7 +73,10 @@ impl Proxied {
                     () = poll_fn(|cx| responses.poll_gone(cx)) => return Err(Status::canceled()),
                 };
                 let Some(answer) = answer else { return Ok(()) };
-                responses.send(&answer).await?;
+                let frame = answer.into_frame();
+                let sent = responses.send_frames(frame.clone(), 1).await;
+                payloads.sent(&frame, &sent);
+                sent?;
             }
         });
     }
@@ -155,6 +170,9 @@ impl Proxied {
                     let outcome = proxy.upstream.call(context, request).await;
                     // What anybody could read until now.
                     proxy.cache.lock().clear();
+                    if let (Ok(_), Some(leasing)) = (&outcome, &proxy.leasing) {
+                        leasing.forget();
+                    }
                     outcome
                 },
             ),

@@ -39,7 +39,11 @@ pub(crate) async fn range(
         }
     }
     let client = proxy.upstream.client_for(context);
-    let answer = proxy.upstream.range(&client, request.clone()).await.map_err(|error| status_of(&error))?;
+    let answer = match &proxy.leasing {
+        Some(leasing) => leasing.range(&client, is_anybody, request.clone()).await,
+        None => proxy.upstream.range(&client, request.clone()).await,
+    };
+    let answer = answer.map_err(|error| status_of(&error))?;
     if is_anybody {
         let mut cache = proxy.cache.lock();
         cache.add(&request, &answer);
@@ -52,16 +56,16 @@ pub(crate) async fn range(
 pub(crate) async fn put(
     proxy: &Proxy,
     context: &CallContext,
-    mut request: pb::PutRequest,
+    request: pb::PutRequest,
 ) -> Result<pb::PutResponse, Status> {
-    proxy.upstream.refuse_empty(&request.key).map_err(|error| status_of(&error))?;
     let writing = Writing::begin(proxy, vec![Span::new(&request.key, &bytes::Bytes::new())]);
-    let namespace = &proxy.upstream.namespace;
-    namespace.enter_put(&mut request);
-    let mut response = proxy.upstream.call(context, request).await?;
-    proxy.upstream.shown(response.header.as_ref());
+    let client = proxy.upstream.client_for(context);
+    let response = match &proxy.leasing {
+        Some(leasing) => leasing.put(&client, request).await,
+        None => proxy.upstream.put(&client, request).await,
+    };
+    let response = response.map_err(|error| status_of(&error))?;
     writing.done(response.header.as_ref());
-    namespace.leave_kvs(response.prev_kv.as_mut_slice());
     Ok(response)
 }
 
@@ -69,16 +73,16 @@ pub(crate) async fn put(
 pub(crate) async fn delete_range(
     proxy: &Proxy,
     context: &CallContext,
-    mut request: pb::DeleteRangeRequest,
+    request: pb::DeleteRangeRequest,
 ) -> Result<pb::DeleteRangeResponse, Status> {
-    proxy.upstream.refuse_empty(&request.key).map_err(|error| status_of(&error))?;
     let writing = Writing::begin(proxy, vec![Span::new(&request.key, &request.range_end)]);
-    let namespace = &proxy.upstream.namespace;
-    namespace.enter_delete(&mut request);
-    let mut response = proxy.upstream.call(context, request).await?;
-    proxy.upstream.shown(response.header.as_ref());
+    let client = proxy.upstream.client_for(context);
+    let response = match &proxy.leasing {
+        Some(leasing) => leasing.delete_range(&client, request).await,
+        None => proxy.upstream.delete_range(&client, request).await,
+    };
+    let response = response.map_err(|error| status_of(&error))?;
     writing.done(response.header.as_ref());
-    namespace.leave_kvs(&mut response.prev_kvs);
     Ok(response)
 }
 
@@ -86,36 +90,24 @@ pub(crate) async fn delete_range(
 pub(crate) async fn txn(
     proxy: &Proxy,
     context: &CallContext,
-    mut request: pb::TxnRequest,
+    request: pb::TxnRequest,
 ) -> Result<pb::TxnResponse, Status> {
+    let is_anybody = context.token().is_none();
     let mut spans = Vec::new();
     written_by(&request, &mut spans);
     let writing = Writing::begin(proxy, spans);
     let original = request.clone();
-    let namespace = &proxy.upstream.namespace;
-    namespace.enter_txn(&mut request);
-    let mut response = if only_reads(&request) {
-        proxy.upstream.reading_txn(context, request).await?
-    } else {
-        let response = proxy.upstream.call(context, request).await?;
-        proxy.upstream.shown(response.header.as_ref());
-        response
+    let client = proxy.upstream.client_for(context);
+    let response = match &proxy.leasing {
+        Some(leasing) => leasing.txn(&client, is_anybody, request).await,
+        None => proxy.upstream.txn(&client, request).await,
     };
+    let response = response.map_err(|error| status_of(&error))?;
     writing.done(response.header.as_ref());
-    namespace.leave_txn(&mut response);
-    if context.token().is_none() {
+    if is_anybody {
         keep_ranges(proxy, &original, &response);
     }
     Ok(response)
-}
-
-/// Whether a transaction changes nothing, on either side.
-fn only_reads(txn: &pb::TxnRequest) -> bool {
-    txn.success.iter().chain(&txn.failure).all(|operation| match &operation.request {
-        Some(Request::RequestPut(_) | Request::RequestDeleteRange(_)) => false,
-        Some(Request::RequestTxn(txn)) => only_reads(txn),
-        Some(Request::RequestRange(_)) | None => true,
-    })
 }
 
 /// What a transaction may change, on either side, and what it compares: who compares with something

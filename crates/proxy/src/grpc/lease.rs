@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::grpc::{CallContext, Requests, Responses, Status};
+use api::grpc::{CallContext, Reply, Requests, Responses, Status};
 use client::{Client, Streaming};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
@@ -22,6 +22,7 @@ use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::Proxy;
+use super::payloads::Payloads;
 use super::upstream::broken;
 
 const PATH: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
@@ -62,18 +63,29 @@ async fn renew_all(
     mut requests: Requests<pb::LeaseKeepAliveRequest>,
     responses: &mut Responses,
 ) -> Result<(), Status> {
+    let payloads = Payloads::of(context, proxy.has_payload_log);
     let mut waiting = FuturesOrdered::new();
     let mut open = true;
     while open || !waiting.is_empty() {
         tokio::select! {
             request = requests.next(), if open && waiting.len() < UNDER_WAY => match request {
-                Some(request) => waiting.push_back(proxy.renewals.renew(context.token(), request?.id)),
-                None => open = false,
+                Some(request) => {
+                    let request = request.inspect_err(|status| payloads.receives_no_more(Some(status)))?;
+                    payloads.received(&request);
+                    waiting.push_back(proxy.renewals.renew(context.token(), request.id));
+                }
+                None => {
+                    payloads.receives_no_more(None);
+                    open = false;
+                }
             },
             Some(answer) = waiting.next(), if !waiting.is_empty() => {
                 // The task that renews answers everybody before it ends.
                 let answer = answer.unwrap_or_else(|_| Err(Status::canceled()));
-                responses.send(&answer?).await?;
+                let frame = answer?.into_frame();
+                let sent = responses.send_frames(frame.clone(), 1).await;
+                payloads.sent(&frame, &sent);
+                sent?;
             }
         }
     }

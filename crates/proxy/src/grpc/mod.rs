@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! callers ─▶ api::grpc on the workers ─▶ dispatch ─▶ upstream ─▶ client, one for each worker ─▶ cluster
-//!                                          │  └─ cache: serialisable ranges
+//!                                          │  ├─ cache: serialisable ranges
+//!                                          │  └─ leasing: keys that were claimed
 //!                                          ├─ watch: hub on the first worker, groups of equal watches
 //!                                          └─ lease: renewals on one stream
 //! ```
@@ -21,7 +22,9 @@ mod http;
 mod kv;
 mod leader;
 mod lease;
+mod leasing;
 mod namespace;
+mod payloads;
 mod start;
 mod upstream;
 mod watch;
@@ -43,7 +46,8 @@ use upstream::Upstream;
 
 /// A proxy.
 pub(crate) struct Proxy {
-    upstream: Upstream,
+    upstream: Arc<Upstream>,
+    leasing: Option<Arc<leasing::Leasing>>,
     cache: Mutex<Cache>,
     counters: Arc<Counters>,
     hub: watch::Inputs,
@@ -53,6 +57,8 @@ pub(crate) struct Proxy {
     proxies: cluster::Proxies,
     cluster_metrics: http::Metrics,
     own_metrics: MetricsText,
+    /// Whether messages are put on record.
+    has_payload_log: bool,
     /// A client of this proxy, for a look at its health.
     itself: Option<Client>,
 }

@@ -16,8 +16,8 @@ use api::services::methods::CLIENT_METHODS;
 use client::{Client, Options as ClientOptions};
 use parking_lot::Mutex;
 use proto::etcdserverpb as pb;
-use server::log;
 use server::metrics::grpc::MethodCounts;
+use server::{listen, log};
 
 use super::cache::Cache;
 use super::cluster::{self, Identity, Proxies};
@@ -25,11 +25,11 @@ use super::counters::Counters;
 use super::http::Metrics as ClusterMetrics;
 use super::leader::Leader;
 use super::lease::Renewals;
+use super::leasing::Leasing;
 use super::upstream::{Upstream, this_is_worker};
 use super::watch::{Hub, Inputs};
 use super::{MetricsText, Proxied, Proxy};
 use crate::discover::{self, Question};
-use crate::listen::listen_addresses;
 
 const DIAL: Duration = Duration::from_secs(5);
 /// Longest request that a caller may send: gRPC's own limit.
@@ -78,8 +78,12 @@ pub struct Settings {
     pub identity: Identity,
     /// `--namespace`.
     pub namespace: String,
+    /// `--experimental-leasing-prefix`; empty for none.
+    pub leasing_prefix: String,
     /// `--experimental-serializable-ordering`.
     pub ordering: bool,
+    /// `--experimental-enable-grpc-logging`.
+    pub payload_log: bool,
     /// `--grpc-keepalive-min-time`.
     pub keepalive_min_time: Duration,
     /// `--grpc-keepalive-interval`.
@@ -315,6 +319,7 @@ where
 
 /// What runs on the first worker.
 struct Central {
+    leasing: Option<Arc<Leasing>>,
     hub: Inputs,
     renewals: Renewals,
     leader: Leader,
@@ -330,7 +335,7 @@ fn assemble(
 ) -> Result<Proxy, StartError> {
     let identity = settings.identity.clone();
     let (counters, proxies) = (Arc::<Counters>::default(), Proxies::default());
-    let upstream = Upstream::new(clients.clone(), &settings.namespace, settings.ordering);
+    let upstream = Arc::new(Upstream::new(clients.clone(), &settings.namespace, settings.ordering));
     let client = clients[0].clone();
     if settings.ordering {
         log::info!("waiting for linearized read from cluster to recover ordering");
@@ -348,6 +353,7 @@ fn assemble(
     let (namespace, shared_counters) = (upstream.namespace.clone(), counters.clone());
     let (known, who) = (proxies.clone(), identity.clone());
     let sync_interval = settings.sync_interval;
+    let (leasing_prefix, way_up) = (settings.leasing_prefix.clone(), upstream.clone());
     let central = on_worker(workers, 0, move || async move {
         let (hub, queue) = Hub::new(client.clone(), namespace.clone(), shared_counters);
         let inputs = hub.inputs();
@@ -363,15 +369,17 @@ fn assemble(
             Some(options) => Some(Client::connect(options).await?),
             None => None,
         };
+        let leasing = (!leasing_prefix.is_empty()).then(|| Leasing::start(way_up, &leasing_prefix));
         let (renewals, leader) = (Renewals::new(client.clone()), Leader::new(client));
-        Ok::<_, client::Error>(Central { hub: inputs, renewals, leader, itself })
+        Ok::<_, client::Error>(Central { leasing, hub: inputs, renewals, leader, itself })
     });
-    let Central { hub, renewals, leader, itself } = central??;
+    let Central { leasing, hub, renewals, leader, itself } = central??;
     let cluster_metrics = ClusterMetrics::new(&settings.endpoints, metrics_connector(settings)?);
     let own_metrics = own_metrics(counters.clone(), methods);
     let cache = Mutex::new(Cache::default());
     Ok(Proxy {
         upstream,
+        leasing,
         cache,
         counters,
         hub,
@@ -381,6 +389,7 @@ fn assemble(
         proxies,
         cluster_metrics,
         own_metrics,
+        has_payload_log: settings.payload_log,
         itself,
     })
 }
@@ -430,6 +439,7 @@ fn own_metrics(counters: Arc<Counters>, methods: api::grpc::Metrics) -> MetricsT
 
 /// Follows the addresses that the members have now, for ever.
 async fn follow_members(clients: Vec<Client>, interval: Duration) {
+    let mut followed: Vec<String> = Vec::new();
     loop {
         tokio::time::sleep(interval).await;
         match clients[0].with_timeout(DIAL).call(pb::MemberListRequest::default()).await {
@@ -438,7 +448,10 @@ async fn follow_members(clients: Vec<Client>, interval: Duration) {
                 let voters = started.filter(|member| !member.is_learner);
                 let endpoints: Vec<String> = voters.flat_map(|member| member.client_ur_ls).collect();
                 clients.iter().for_each(|client| client.set_endpoints(&endpoints));
-                log::debug!("followed the member list", "endpoints" => &endpoints);
+                if endpoints != followed {
+                    log::info!("following the member list", "endpoints" => &endpoints);
+                    followed = endpoints;
+                }
             }
             Err(error) => log::info!("Auto sync endpoints failed.", "error" => error.to_string()),
         }
@@ -467,13 +480,9 @@ fn listen_options(
 }
 
 fn bind(address: &str) -> Result<Listener, StartError> {
-    let failed = |error: io::Error| {
-        let reason = error.to_string();
-        let reason = reason.split(" (os error").next().unwrap_or_default().to_lowercase();
-        StartError::Listen { address: address.to_owned(), reason }
-    };
-    let addresses = listen_addresses(address).map_err(failed)?;
-    std::net::TcpListener::bind(&addresses[..]).map(Listener::Tcp).map_err(failed)
+    let failed =
+        |error: io::Error| StartError::Listen { address: address.to_owned(), reason: tls::explain(&error) };
+    listen::tcp(address, listen::Options::default()).map(Listener::Tcp).map_err(failed)
 }
 
 /// The listener of `scheme://host:port`, and whether it is encrypted.

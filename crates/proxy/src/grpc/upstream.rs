@@ -10,6 +10,7 @@ use api::grpc::{CallContext, Code, Status};
 use bytes::Bytes;
 use client::{Client, Rpc};
 use proto::etcdserverpb as pb;
+use proto::etcdserverpb::request_op::Request;
 
 use super::namespace::Namespace;
 
@@ -80,15 +81,50 @@ impl Upstream {
         Ok(response)
     }
 
-    /// Passes on a transaction that only reads.
-    pub(crate) async fn reading_txn(
+    /// A put in the namespace.
+    pub(crate) async fn put(
         &self,
-        context: &CallContext,
-        request: pb::TxnRequest,
-    ) -> Result<pb::TxnResponse, Status> {
-        let client = self.client_for(context);
-        let answer = self.in_order(&client, request, |response| response.header.as_ref()).await;
-        answer.map_err(|error| status_of(&error))
+        client: &Client,
+        mut request: pb::PutRequest,
+    ) -> Result<pb::PutResponse, client::Error> {
+        self.refuse_empty(&request.key)?;
+        self.namespace.enter_put(&mut request);
+        let mut response = client.call(request).await?;
+        self.shown(response.header.as_ref());
+        self.namespace.leave_kvs(response.prev_kv.as_mut_slice());
+        Ok(response)
+    }
+
+    /// A deletion in the namespace.
+    pub(crate) async fn delete_range(
+        &self,
+        client: &Client,
+        mut request: pb::DeleteRangeRequest,
+    ) -> Result<pb::DeleteRangeResponse, client::Error> {
+        self.refuse_empty(&request.key)?;
+        self.namespace.enter_delete(&mut request);
+        let mut response = client.call(request).await?;
+        self.shown(response.header.as_ref());
+        self.namespace.leave_kvs(&mut response.prev_kvs);
+        Ok(response)
+    }
+
+    /// A transaction in the namespace.
+    pub(crate) async fn txn(
+        &self,
+        client: &Client,
+        mut request: pb::TxnRequest,
+    ) -> Result<pb::TxnResponse, client::Error> {
+        self.namespace.enter_txn(&mut request);
+        let mut response = if only_reads(&request) {
+            self.in_order(client, request, |response| response.header.as_ref()).await?
+        } else {
+            let response = client.call(request).await?;
+            self.shown(response.header.as_ref());
+            response
+        };
+        self.namespace.leave_txn(&mut response);
+        Ok(response)
     }
 
     /// Notes which revision an answer has shown.
@@ -129,6 +165,15 @@ impl Upstream {
     }
 }
 
+/// Whether a transaction changes nothing, on either side.
+fn only_reads(txn: &pb::TxnRequest) -> bool {
+    txn.success.iter().chain(&txn.failure).all(|operation| match &operation.request {
+        Some(Request::RequestPut(_) | Request::RequestDeleteRange(_)) => false,
+        Some(Request::RequestTxn(txn)) => only_reads(txn),
+        Some(Request::RequestRange(_)) | None => true,
+    })
+}
+
 /// A failure of the client as the caller sees it: the cluster's own code and text where it has any.
 pub(crate) fn status_of(error: &client::Error) -> Status {
     match error {
@@ -157,7 +202,6 @@ mod tests {
     async fn no_answer_shows_an_older_revision_than_one_before() {
         let cluster = Fake::start();
         let upstream = Upstream::new(vec![cluster.client().await], "", true);
-        let context = CallContext::local();
         let range = async || {
             let request = pb::RangeRequest { key: "k".into(), serializable: true, ..Default::default() };
             let answer = upstream.range(upstream.client(), request).await.unwrap();
@@ -167,7 +211,7 @@ mod tests {
         assert_eq!((range().await, range().await), (5, 5));
         // By a transaction that reads.
         cluster.revisions([3, 9, 8, 9]);
-        let answer = upstream.reading_txn(&context, pb::TxnRequest::default()).await.unwrap();
+        let answer = upstream.txn(upstream.client(), pb::TxnRequest::default()).await.unwrap();
         assert_eq!((answer.header.unwrap().revision, range().await), (9, 9));
         // By a write.
         cluster.revisions([9, 12]);

@@ -35,6 +35,7 @@ use server::log;
 
 use super::Proxy;
 use super::leader::NO_LEADER;
+use super::payloads::Payloads;
 use body::{Body, View};
 use groups::{Range, StreamId, Watch};
 use outlet::{End, Outlet};
@@ -58,6 +59,7 @@ pub(crate) async fn watch(
         id: StreamId(STREAMS.fetch_add(1, Ordering::Relaxed)),
         outlet: Arc::default(),
         token: context.token().map(Into::into),
+        payloads: Payloads::of(context, proxy.has_payload_log),
     };
     tokio::select! {
         ended = stream.take_requests(requests) => ended,
@@ -71,13 +73,16 @@ struct Stream<'a> {
     id: StreamId,
     outlet: Arc<Outlet>,
     token: Option<Arc<str>>,
+    payloads: Payloads,
 }
 
 impl Stream<'_> {
     async fn take_requests(&self, mut requests: Requests<pb::WatchRequest>) -> Result<(), Status> {
         let mut next_id = 0;
         while let Some(request) = requests.next().await {
-            match request?.request_union {
+            let request = request.inspect_err(|status| self.payloads.receives_no_more(Some(status)))?;
+            self.payloads.received(&request);
+            match request.request_union {
                 Some(RequestUnion::CreateRequest(request)) => match self.examine(&request).await {
                     Ok(header) => {
                         self.tell(Input::Add(self.watch(next_id, header, request)));
@@ -95,6 +100,7 @@ impl Stream<'_> {
                 None => {}
             }
         }
+        self.payloads.receives_no_more(None);
         // The caller only receives from now on.
         std::future::pending().await
     }
@@ -194,14 +200,20 @@ impl Stream<'_> {
                 body.write(watch_id, &mut frames);
                 count += 1;
                 if frames.len() >= SEND_BYTES {
-                    responses.send_frames(frames.split().freeze(), count).await?;
+                    self.send(responses, frames.split().freeze(), count).await?;
                     count = 0;
                 }
             }
             if count > 0 {
-                responses.send_frames(frames.freeze(), count).await?;
+                self.send(responses, frames.freeze(), count).await?;
             }
         }
+    }
+
+    async fn send(&self, responses: &mut Responses, frames: Bytes, count: u64) -> Result<(), Status> {
+        let sent = responses.send_frames(frames.clone(), count).await;
+        self.payloads.sent(&frames, &sent);
+        sent
     }
 }
 
