@@ -4,6 +4,7 @@
 //! same spans.
 
 mod logs;
+mod messages;
 mod profiles;
 mod requests;
 mod spans;
