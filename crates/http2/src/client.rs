@@ -57,3 +57,94 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Future for Connection<IO> {
         self.driver.poll_turn(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::io;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use bytes::Bytes;
+    use tokio::io::ReadBuf;
+
+    use super::*;
+
+    const SENT_BYTES: usize = 8 << 20;
+
+    /// Wants very much at once, and takes all that it is given.
+    struct Greedy {
+        wish: Vec<u8>,
+        taken: Rc<Cell<usize>>,
+    }
+
+    impl AsyncRead for Greedy {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if self.wish.is_empty() {
+                return Poll::Pending;
+            }
+            buffer.put_slice(&std::mem::take(&mut self.wish));
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Greedy {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.taken.set(self.taken.get() + bytes.len());
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// It was written to without end while the others waited.
+    #[test]
+    fn who_takes_everything_gets_it_in_turns() {
+        let window = (1_u32 << 30).to_be_bytes();
+        let settings = [&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4][..], &window].concat();
+        let update = [&[0, 0, 4, 8, 0, 0, 0, 0, 0][..], &window].concat();
+        let taken = Rc::new(Cell::new(0));
+        let io = Greedy { wish: [settings, update].concat(), taken: taken.clone() };
+        let wakes = Arc::new(Wakes::default());
+        let waker = wakes.clone().into();
+        let cx = &mut Context::from_waker(&waker);
+        let (requests, mut connection) = connect(io, Config::default());
+        let turn = |connection: &mut Connection<Greedy>, cx: &mut Context<'_>| {
+            assert!(Pin::new(connection).poll(cx).is_pending());
+        };
+        turn(&mut connection, cx);
+        let head = Rc::new(Head::request("POST", "http", "a", "/"));
+        let opening = std::pin::pin!(requests.open(&head, false));
+        let Poll::Ready(Ok((_body, mut sender))) = opening.poll(cx) else { panic!("not opened") };
+        sender.send_data(Bytes::from(vec![7; SENT_BYTES]), true).unwrap();
+        let mut turns = 0;
+        while taken.get() < SENT_BYTES {
+            let (before, woken) = (taken.get(), wakes.0.load(Ordering::Relaxed));
+            turn(&mut connection, cx);
+            turns += 1;
+            assert!(taken.get() - before < 1 << 20, "{} bytes at once", taken.get() - before);
+            assert!(taken.get() >= SENT_BYTES || wakes.0.load(Ordering::Relaxed) > woken);
+        }
+        assert!(turns >= 8, "{turns}");
+    }
+}

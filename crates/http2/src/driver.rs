@@ -1,14 +1,15 @@
 //! A socket around a [`Core`]: reads and writes in turns of the runtime.
 //!
 //! A turn writes what the handles have left since the last one, then reads and takes frames. What
-//! that produced is written in the next turn, together with the answers of the handlers it woke.
+//! that produced is written in the next turn, together with the answers of the handlers it woke. However
+//! much there is, a turn reads and writes only so much.
 //!
 //! One read buffer serves all connections of a thread: it is empty between two polls. A frame that
 //! is cut by its end is kept in a buffer of its own size.
 
 use std::cell::{RefCell, RefMut};
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -18,6 +19,9 @@ use crate::core::Core;
 
 /// Bytes read at once, and about as many as one connection reads before others have their turn.
 const READ_BYTES: usize = 64 << 10;
+/// About as many as one connection writes before others have their turn: a reader as fast as we are would
+/// be written to without end.
+const WRITE_BYTES: usize = 256 << 10;
 /// Slices given to one write.
 const SLICES: usize = 32;
 
@@ -60,7 +64,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
                 }
             }
             if read >= READ_BYTES {
-                cx.waker().wake_by_ref();
+                let_others_go_first(cx);
                 break;
             }
         }
@@ -103,10 +107,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         })
     }
 
-    /// Writes the output until it is empty and has left, or the socket takes no more.
+    /// Writes the output until it is empty and has left, the socket takes no more, or it is the turn of others.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut left = WRITE_BYTES;
         let mut core = self.core.borrow_mut();
-        while core.output_len() > 0 {
+        while core.output_len() > 0 && left > 0 {
             let mut slices = [IoSlice::new(&[]); SLICES];
             let count = core.output_slices(&mut slices);
             let io = Pin::new(&mut self.io);
@@ -116,7 +121,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             };
             match written {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(written)) if written > 0 => core.output_written(written),
+                Poll::Ready(Ok(written)) if written > 0 => {
+                    core.output_written(written);
+                    left = left.saturating_sub(written);
+                }
                 Poll::Ready(_) => {
                     // Reading will find out as well; until then there is nowhere to write to.
                     core.lost();
@@ -125,14 +133,25 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             }
             self.unflushed = true;
         }
+        let is_left = core.output_len() > 0;
         drop(core);
         if self.unflushed {
             // Reading will find out about errors.
             let _ = ready!(Pin::new(&mut self.io).poll_flush(cx));
             self.unflushed = false;
         }
+        if is_left {
+            let_others_go_first(cx);
+            return Poll::Pending;
+        }
         Poll::Ready(())
     }
+}
+
+/// Wakes the task again when everybody had a turn for whom something has come meanwhile. A task that wakes
+/// itself would be polled dozens of times before the runtime looks at its sockets again.
+fn let_others_go_first(cx: &mut Context<'_>) {
+    let _ = pin!(tokio::task::yield_now()).poll(cx);
 }
 
 impl<IO> Drop for Driver<IO> {
