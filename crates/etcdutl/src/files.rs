@@ -17,6 +17,7 @@ use std::time::Duration;
 use backend::Backend;
 use env::Disk;
 use env::real::RealDisk;
+use types::os_reason;
 
 use crate::failure::Failure;
 
@@ -59,25 +60,9 @@ impl MemberFiles {
     }
 }
 
-/// What the system said, in Go's words: lower case, without a number.
-pub fn reason(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => return "no such file or directory".to_owned(),
-        io::ErrorKind::StorageFull => return "no space left on device".to_owned(),
-        _ => {}
-    }
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut characters = text.chars();
-    match characters.next() {
-        Some(first) => first.to_lowercase().chain(characters).collect(),
-        None => String::new(),
-    }
-}
-
 /// A failed operation on a file: `open nosuch.db: no such file or directory`.
 pub fn refused<'a>(action: &'a str, path: &'a Path) -> impl FnOnce(io::Error) -> Failure + 'a {
-    move |error| Failure::error(format!("{action} {}: {}", path.display(), reason(&error)))
+    move |error| Failure::error(format!("{action} {}: {}", path.display(), os_reason(&error)))
 }
 
 /// Fails unless something of this name exists.
@@ -135,7 +120,7 @@ pub fn open_failure(error: bolt::OpenError) -> Failure {
             path.display()
         )),
         bolt::OpenError::Io { path, action, source } => {
-            Failure::error(format!("{}: cannot {action}: {}", path.display(), reason(&source)))
+            Failure::error(format!("{}: cannot {action}: {}", path.display(), os_reason(&source)))
         }
         error => Failure::error(crate::failure::chain(&error)),
     }

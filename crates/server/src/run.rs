@@ -40,7 +40,7 @@ pub enum RunError {
     #[error(transparent)]
     Start(#[from] StartError),
     /// An address could not be bound.
-    #[error("listen {network} {address}: bind: {}", log::reason(source))]
+    #[error("listen {network} {address}: bind: {}", types::os_reason(source))]
     Listen {
         /// `tcp` or `unix`.
         network: &'static str,

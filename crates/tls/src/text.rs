@@ -13,10 +13,9 @@ pub fn explain(error: &io::Error) -> String {
     }
 }
 
-/// An error of the operating system without its number.
+/// An error of the operating system in lower case, as the resolver's words are not.
 pub(crate) fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_lowercase()
+    types::os_reason(error).to_lowercase()
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

@@ -5,6 +5,7 @@
 
 mod arena;
 mod ids;
+mod os;
 pub mod raft;
 mod range;
 mod revision;
@@ -12,6 +13,7 @@ mod version;
 
 pub use arena::BytesArena;
 pub use ids::{ClusterId, LeaseId, MemberId, ParseIdError, RequestId, RequestIdGenerator};
+pub use os::os_reason;
 pub use raft::{ConfState, Entry, EntryKind, HardState, Snapshot};
 pub use range::KeyRange;
 pub use revision::{ParseRevisionError, RecordKey, Revision};

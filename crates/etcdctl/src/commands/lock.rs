@@ -122,11 +122,7 @@ pub fn exit_text(program: &[u8], status: &io::Result<ExitStatus>) -> Option<Stri
         Err(error) if error.kind() == io::ErrorKind::NotFound && !program.contains(&b'/') => {
             Some(format!("exec: {}: executable file not found in $PATH", quote(program)))
         }
-        Err(error) => {
-            let text = error.to_string().to_lowercase();
-            let text = text.split(" (os error").next().unwrap_or_default();
-            Some(format!("fork/exec {}: {text}", lossy(program)))
-        }
+        Err(error) => Some(format!("fork/exec {}: {}", lossy(program), types::os_reason(error))),
     }
 }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use client::Snapshot;
+use types::os_reason;
 
 use crate::failure::{Failure, INTERRUPTED};
 use crate::log::{Field, Level, log};
@@ -91,7 +92,7 @@ async fn fetch(settings: &Settings, path: &Path) -> Result<String, Failure> {
     let shown_part = part.0.display().to_string();
     let mut file =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part.0).map_err(
-            |error| failed(format!("could not open {shown_part} (open {shown_part}: {})", os_text(&error))),
+            |error| failed(format!("could not open {shown_part} (open {shown_part}: {})", os_reason(&error))),
         )?;
     log(Level::Info, None, "created temporary db file", &[("path", Field::Text(&shown_part))]);
 
@@ -101,7 +102,7 @@ async fn fetch(settings: &Settings, path: &Path) -> Result<String, Failure> {
     log(Level::Info, None, "fetching snapshot", &[("endpoint", Field::Text(endpoint))]);
     let size = copy(&mut snapshot, &mut file, settings).await?;
     log(Level::Info, Some("client"), "completed snapshot read; closing", &[]);
-    file.sync_all().map_err(|error| failed(format!("could not fsync snapshot: {}", os_text(&error))))?;
+    file.sync_all().map_err(|error| failed(format!("could not fsync snapshot: {}", os_reason(&error))))?;
     drop(file);
     let version = snapshot.storage_version().to_owned();
     let fields = [
@@ -115,7 +116,7 @@ async fn fetch(settings: &Settings, path: &Path) -> Result<String, Failure> {
     fs::rename(&part.0, path).map_err(|error| {
         failed(format!(
             "could not rename {shown_part} to {shown} (rename {shown_part} {shown}: {})",
-            os_text(&error)
+            os_reason(&error)
         ))
     })?;
     sync_directory(path);
@@ -129,7 +130,7 @@ async fn copy(snapshot: &mut Snapshot, file: &mut File, settings: &Settings) -> 
     let mut size = 0u64;
     let work = async {
         while let Some(piece) = snapshot.next().await.map_err(|error| cannot(error.to_string()))? {
-            file.write_all(&piece).map_err(|error| cannot(os_text(&error)))?;
+            file.write_all(&piece).map_err(|error| cannot(os_reason(&error)))?;
             size += piece.len() as u64;
         }
         Ok::<_, Failure>(())
@@ -151,8 +152,4 @@ async fn copy(snapshot: &mut Snapshot, file: &mut File, settings: &Settings) -> 
 fn sync_directory(path: &Path) {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let _ = File::open(parent).and_then(|directory| directory.sync_all());
-}
-
-fn os_text(error: &std::io::Error) -> String {
-    error.to_string().split(" (os error").next().unwrap_or_default().to_lowercase()
 }

@@ -199,7 +199,7 @@ impl Loaded {
         self.from_file = true;
         self.config = Config { config_file: path.to_owned(), ..Config::default() };
         let bytes = read_file(Path::new(path))
-            .map_err(|error| Failure::Invalid(format!("open {path}: {}", log::reason(&error))))?;
+            .map_err(|error| Failure::Invalid(format!("open {path}: {}", types::os_reason(&error))))?;
         let text = String::from_utf8(bytes).map_err(|_| {
             Failure::Invalid("error converting YAML to JSON: yaml: invalid leading UTF-8 octet".to_owned())
         })?;

@@ -10,7 +10,7 @@ use super::gates::Gate;
 use super::load::Notice;
 use super::url::Url;
 use super::{Config, DEFAULT_CLIENT_URL, DEFAULT_NAME, DEFAULT_PEER_URL};
-use crate::log::{Field, Value, reason};
+use crate::log::{Field, Value};
 
 /// Version of this program.
 pub const OWN_VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -129,7 +129,8 @@ pub enum DataDirError {
 
 /// Looks at the entries of the data directory; strangers among them are reported.
 pub fn identify_data_dir(dir: &str) -> Result<(DirKind, Vec<Notice>), DataDirError> {
-    let list = |error: io::Error| DataDirError::List { dir: dir.to_owned(), reason: reason(&error) };
+    let list =
+        |error: io::Error| DataDirError::List { dir: dir.to_owned(), reason: types::os_reason(&error) };
     let entries = match fs::read_dir(Path::new(dir)) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((DirKind::Empty, Vec::new())),

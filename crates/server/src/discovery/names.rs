@@ -122,7 +122,7 @@ fn members_of(
 ) -> Result<Vec<String>, String> {
     let mut own = HashMap::new();
     for url in &config.advertise_peer_urls {
-        let address = resolver.address(url.host()).map_err(|error| log::reason(&error))?;
+        let address = resolver.address(url.host()).map_err(|error| types::os_reason(&error))?;
         own.insert(address, url);
     }
     let asked = |error| format!("error querying DNS SRV records for _{service} {error}");
@@ -137,7 +137,7 @@ fn members_of(
         let address = match found.or_else(|error| resolver.address(&spellings[1]).map_err(|_| error)) {
             Ok(address) => address,
             Err(error) => {
-                last_error = Some(log::reason(&error));
+                last_error = Some(types::os_reason(&error));
                 continue;
             }
         };

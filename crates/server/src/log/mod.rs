@@ -46,7 +46,6 @@ pub use capture::{Capture, Captured};
 pub use encode::Format;
 pub use rotate::Rotation;
 pub use sink::OpenSinkError;
-pub(crate) use sink::reason;
 pub use value::Value;
 
 /// Weight of a record.

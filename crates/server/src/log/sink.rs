@@ -60,14 +60,16 @@ impl Sink {
     }
 
     fn open(name: &str, rotation: Option<&Rotation>) -> Result<Self, OpenSinkError> {
-        let refused =
-            |error: io::Error| OpenSinkError::File { path: name.to_owned(), reason: reason(&error) };
+        let refused = |error: io::Error| OpenSinkError::File {
+            path: name.to_owned(),
+            reason: types::os_reason(&error),
+        };
         match (name, rotation) {
             ("stderr", _) => Ok(Self::Stderr),
             ("stdout", _) => Ok(Self::Stdout),
             ("systemd/journal", _) => Journal::connect(Path::new(journal::SOCKET))
                 .map(Self::Journal)
-                .map_err(|error| OpenSinkError::Journal { reason: reason(&error) }),
+                .map_err(|error| OpenSinkError::Journal { reason: types::os_reason(&error) }),
             (path, Some(rotation)) => {
                 RotatingFile::open(Path::new(path), rotation).map(Self::Rotating).map_err(refused)
             }
@@ -104,17 +106,6 @@ impl Sink {
             Self::Journal(journal) => journal.take_lost(),
             _ => 0,
         }
-    }
-}
-
-/// The words of the system without Rust's error number, in lower case as Go has them.
-pub(crate) fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut symbols = text.chars();
-    match symbols.next() {
-        Some(first) => first.to_lowercase().chain(symbols).collect(),
-        None => String::new(),
     }
 }
 
