@@ -218,3 +218,24 @@ fn claimed_keys_are_read_while_the_cluster_is_away() -> anyhow::Result<()> {
     ensure!(value(&front, "k")? == "w");
     Ok(())
 }
+
+/// Authentication is turned on by way of the proxy: nothing it had claimed before is shown to who may not
+/// see it.
+#[test]
+fn nothing_claimed_outlives_that_authentication_is_turned_on() -> anyhow::Result<()> {
+    let member = Member::start(&yardstick(), &[])?;
+    let front = Front::start(&our_program(), "grpc-proxy", &[member.authority()], ARGS)?;
+    put(&front, "k", "v")?;
+    ensure!(value(&front, "k")? == "v");
+    ensure!(claims(&member)? == ["k"]);
+    for command in
+        [&["user", "add", "root:pw"][..], &["user", "grant-role", "root", "root"], &["auth", "enable"]]
+    {
+        through(&front).run(command)?.success()?;
+    }
+    let refused = through(&front).run(&["get", "k"])?;
+    ensure!(refused.code != 0 && refused.messages().contains("user name is empty"), "{refused:?}");
+    let allowed = through(&front).run(&["get", "k", "--print-value-only", "--user=root:pw"])?;
+    ensure!(allowed.success()? == "v\n");
+    Ok(())
+}

@@ -160,6 +160,18 @@ impl Service for Proxied {
     }
 }
 
+/// Dropped, it forgets what anybody could read until now.
+struct Forgetting<'a>(&'a Proxy);
+
+impl Drop for Forgetting<'_> {
+    fn drop(&mut self) {
+        self.0.cache.lock().clear();
+        if let Some(leasing) = &self.0.leasing {
+            leasing.forget();
+        }
+    }
+}
+
 impl Proxied {
     fn auth(self: &Rc<Self>, call: Call) {
         match call.path() {
@@ -167,13 +179,9 @@ impl Proxied {
                 call,
                 id::AUTH_ENABLE,
                 async |proxy: &Proxy, context: &CallContext, request: pb::AuthEnableRequest| {
-                    let outcome = proxy.upstream.call(context, request).await;
-                    // What anybody could read until now.
-                    proxy.cache.lock().clear();
-                    if let (Ok(_), Some(leasing)) = (&outcome, &proxy.leasing) {
-                        leasing.forget();
-                    }
-                    outcome
+                    // However this ends, also when nobody waits for it any more.
+                    let _forgetting = Forgetting(proxy);
+                    proxy.upstream.call(context, request).await
                 },
             ),
             path::AUTH_DISABLE => self.pass::<pb::AuthDisableRequest>(call, id::AUTH_DISABLE),
