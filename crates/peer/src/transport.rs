@@ -73,6 +73,7 @@ impl Transport {
             // Only threads that read and write snapshots: they must not cost those who wait for puts.
             // Where this is refused they compete like everybody else.
             .on_thread_start(|| {
+                env::turns::lengthen();
                 let _ = rustix::process::nice(SNAPSHOT_NICENESS);
             })
             .build()?;
@@ -91,6 +92,7 @@ impl Transport {
         }
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("peer".to_owned()).spawn(move || {
+            env::turns::shorten();
             // Ends with the sender, too: nobody could stop the transport any more.
             let _ = runtime.block_on(stopped);
             runtime.shutdown_timeout(STOP_WAIT);

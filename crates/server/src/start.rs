@@ -501,9 +501,9 @@ impl<'a> Assembly<'a> {
 
         let (purge_stop, purge_stopped) = crossbeam_channel::bounded(1);
         let stop = Stop {
-            raft: spawn("raft", move || raft_thread.run())?,
-            apply: spawn("apply", move || apply_thread.run())?,
-            log: spawn("wal", move || log_thread.run())?,
+            raft: spawn_prompt("raft", move || raft_thread.run())?,
+            apply: spawn_prompt("apply", move || apply_thread.run())?,
+            log: spawn_prompt("wal", move || log_thread.run())?,
             compaction: spawn("compaction", move || compaction_thread.run())?,
             snapshots: {
                 let (backend, to_log, fatal) = (parts.backend.clone(), to_log.clone(), fatal.clone());
@@ -597,6 +597,14 @@ impl Running {
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name.to_owned()).spawn(run)
+}
+
+/// A thread on the way of every write.
+fn spawn_prompt(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    spawn(name, move || {
+        env::turns::shorten();
+        run();
+    })
 }
 
 fn purge(disk: &dyn Disk, options: &Options) {

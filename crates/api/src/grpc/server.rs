@@ -107,12 +107,14 @@ impl Worker {
         let (jobs, mut incoming) = mpsc::unbounded_channel::<Job>();
         let (report, started) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            env::turns::shorten();
             let runtime = match Builder::new_current_thread()
                 .enable_all()
                 .max_blocking_threads(BLOCKING_THREADS)
                 // Long work must not cost those who wait for short answers. Where this is refused it
                 // competes like everybody else.
                 .on_thread_start(|| {
+                    env::turns::lengthen();
                     let _ = rustix::process::nice(BLOCKING_NICENESS);
                 })
                 .build_local(LocalOptions::default())

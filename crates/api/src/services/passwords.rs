@@ -180,7 +180,8 @@ impl Drop for Passwords {
 
 impl Queue {
     fn serve(&self) {
-        // Without it hashing would be as important as serving; it works all the same.
+        // Without these hashing would be as important as serving; it works all the same.
+        env::turns::lengthen();
         let _ = rustix::process::nice(NICENESS);
         let thread = rustix::thread::gettid();
         set_class(thread, Class::Idle);

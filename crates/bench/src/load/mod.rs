@@ -165,6 +165,8 @@ struct Outcome {
 }
 
 fn thread_main(plan: &LoadPlan, index: usize, threads: usize, meeting: &Meeting) -> anyhow::Result<Outcome> {
+    // What measures must not wait for what disturbs on the same core.
+    env::turns::shorten();
     let runtime = local_runtime()?;
     let ready = runtime.block_on(prepare(plan, index, threads, meeting));
     // Also after a failure, so that the others do not wait for ever.
