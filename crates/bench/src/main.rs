@@ -202,6 +202,10 @@ struct CompareArgs {
     /// Do not measure the echo server.
     #[arg(long)]
     no_echo: bool,
+    /// MiB of memory to touch before each run, so that the host of a virtual machine does not hand them out
+    /// page by page while a server is measured; 0 leaves that out.
+    #[arg(long, default_value_t = 2048)]
+    warm_mib: usize,
     /// Encrypt what goes between load and servers; certificates are made for it.
     #[arg(long)]
     tls: bool,
@@ -342,6 +346,7 @@ fn run_compare(args: CompareArgs) -> anyhow::Result<()> {
         large_keys: args.large_keys,
         base_port: args.port,
         echo: if args.no_echo { None } else { Some(std::env::current_exe()?) },
+        warm_bytes: args.warm_mib << 20,
         tls: args.tls,
     })?;
     if let Some(path) = &args.json {

@@ -18,7 +18,7 @@ use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::process::{Cores, Server, ServerPlan, require_real_disk, wait_serving};
+use crate::process::{Cores, Server, ServerPlan, require_real_disk, wait_serving, warm_memory};
 
 /// Which cores the server gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
@@ -101,6 +101,8 @@ pub struct ComparePlan {
     pub base_port: u16,
     /// Program to run as the echo server (this one), to measure the ceiling of bare RPC.
     pub echo: Option<PathBuf>,
+    /// Memory that is made sure of before each run: see [`warm_memory`].
+    pub warm_bytes: usize,
     /// Encrypt what goes between load and servers. There is no encrypted echo server.
     pub tls: bool,
 }
@@ -204,6 +206,7 @@ impl Bench<'_> {
         }
         for round in 0..self.plan.rounds {
             for which in 0..2 {
+                warm_memory(self.plan.warm_bytes);
                 let figures = match &filled {
                     Some(filled) => large::round(self, which, &filled[which].dir),
                     None if scenario.is_of_cluster() => cluster::round(self, which, scenario),
