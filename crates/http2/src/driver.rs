@@ -19,8 +19,8 @@ use crate::core::Core;
 
 /// Bytes read at once, and about as many as one connection reads before others have their turn.
 const READ_BYTES: usize = 64 << 10;
-/// About as many as one connection writes before others have their turn: a reader as fast as we are would
-/// be written to without end.
+/// About as many as one connection writes before others have their turn: a reader as fast as we are takes
+/// whatever there is.
 const WRITE_BYTES: usize = 256 << 10;
 /// Slices given to one write.
 const SLICES: usize = 32;
@@ -51,10 +51,16 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
 
     /// One turn. Ready when the connection has ended and everything that could leave has left.
     pub(crate) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.core_mut().register_task(cx);
-        let mut blocked = self.poll_write(cx).is_pending();
+        self.core_mut().begin_turn(cx);
+        let turn = self.poll_in_turn(cx);
+        self.core_mut().end_turn();
+        turn
+    }
+
+    fn poll_in_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let blocked = self.poll_write(cx).is_pending();
         let mut read = 0;
-        while self.core.borrow().wants_input() {
+        while read < READ_BYTES && self.core.borrow().wants_input() {
             match self.poll_read(cx) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(count)) if count > 0 => read += count,
@@ -63,26 +69,21 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
                     return Poll::Ready(());
                 }
             }
-            if read >= READ_BYTES {
-                let_others_go_first(cx);
-                break;
-            }
         }
         let (over, empty) = {
             let core = self.core.borrow();
             (core.is_over(), core.output_len() == 0)
         };
         if over {
-            blocked = self.poll_write(cx).is_pending();
-            if blocked {
-                return Poll::Pending;
-            }
+            ready!(self.poll_write(cx));
             // An error here changes nothing: the connection has ended.
             let _ = ready!(Pin::new(&mut self.io).poll_shutdown(cx));
             self.core_mut().lost();
             return Poll::Ready(());
         }
-        if !blocked && !empty {
+        if read >= READ_BYTES {
+            let_others_go_first(cx);
+        } else if !blocked && !empty {
             cx.waker().wake_by_ref();
         }
         Poll::Pending

@@ -160,7 +160,7 @@ pub struct Core {
     sent_since_ping: bool,
     /// Set when nothing more is read or sent except what is in the output.
     over: Option<Broken>,
-    /// The task that drives the connection, and whether it has been woken since it ran.
+    /// The task that drives the connection, and whether it runs, or has been woken since it ran.
     task: Option<Waker>,
     woken: bool,
     /// Those who wait to open a stream.
@@ -414,10 +414,16 @@ impl Core {
 
     // What the handles of a stream call.
 
-    /// Registers the task that writes and reads; it is woken when the output is no longer empty.
-    pub fn register_task(&mut self, cx: &Context<'_>) {
-        self.woken = false;
+    /// Begins a turn of the task that writes and reads. It is woken when there is something to do for it, but
+    /// not by what happens before [`Core::end_turn`]: that it sees itself.
+    pub fn begin_turn(&mut self, cx: &Context<'_>) {
+        self.woken = true;
         register(&mut self.task, cx);
+    }
+
+    /// See [`Core::begin_turn`].
+    pub fn end_turn(&mut self) {
+        self.woken = false;
     }
 
     fn wake_task(&mut self) {
