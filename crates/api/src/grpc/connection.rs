@@ -8,8 +8,8 @@
 //!
 //! Stopping: GOAWAY first; unary calls that run are awaited, streams are not (a watch would last
 //! for ever); answers that are not gRPC are awaited too, as the streams among them end by themselves.
-//! When the last answer has left, the connection is closed: our side first, the rest when the client has
-//! taken what lay in the buffers of the system and closes too (see [`linger`]).
+//! When the last answer has left, the connection is closed: over HTTP/2 our side first, the rest when the
+//! client has taken what lay in the buffers of the system and closes too (see [`linger`]).
 //!
 //! **Source**: `server/embed/serve.go` of etcd; cmux.
 
@@ -49,11 +49,11 @@ const HEADER_LIST_BYTES: u32 = 256 << 10;
 /// How long a connection may take to say its first bytes or to send an HTTP/1 header: upstream's
 /// header read timeout.
 pub(crate) const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long a client may be silent that has been told that this is the end: grpc-go's server waits as
-/// long.
+/// How long a client may be silent that has been told that this is the end. grpc-go's server waits as long
+/// in all.
 const LINGER_QUIET: Duration = Duration::from_secs(1);
-/// How long it may go on to take its answers.
-const LINGER: Duration = Duration::from_secs(10);
+/// How long it may go on to take its answers: less than a member's patience at a stop.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// What all calls of a connection share.
 #[derive(Debug)]
@@ -301,16 +301,25 @@ async fn serve_http2<IO, S>(
         }
     })
     .await;
-    // Who never asked has no answer to lose, and gives its place away at once.
-    if alive && asked {
-        let _ = timeout(LINGER, linger(&mut connection)).await;
+    // Who never asked has no answer to lose, and gives its place away at once; so does who is sent away.
+    if alive && asked && sent != Phase::Serving {
+        let _ = timeout(LINGER, linger(&mut connection, &ticket)).await;
     }
 }
 
 /// Waits until the client closes too, or is silent: a connection that is closed while the client still
 /// acknowledges is reset, and with it goes what the client had not taken of its answers.
-async fn linger<IO: AsyncRead + AsyncWrite + Unpin>(connection: &mut Connection<IO>) {
-    while let Ok(true) = timeout(LINGER_QUIET, poll_fn(|cx| connection.poll_discard(cx))).await {}
+async fn linger<IO: AsyncRead + AsyncWrite + Unpin>(connection: &mut Connection<IO>, ticket: &Ticket) {
+    let mut listen = async || {
+        let next = poll_fn(|cx| match ticket.phase(cx) {
+            Phase::Closing => Poll::Ready(false),
+            _ => connection.poll_discard(cx),
+        });
+        timeout(LINGER_QUIET, next).await
+    };
+    while let Ok(true) = listen().await {
+        tokio::task::yield_now().await;
+    }
 }
 
 async fn serve_http1<IO, S>(io: IO, shared: Rc<Shared>, service: Rc<S>, ticket: Ticket)
