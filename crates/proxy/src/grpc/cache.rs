@@ -98,6 +98,8 @@ pub(crate) struct Cache {
     writes: VecDeque<Write>,
     /// Revision of the newest write that is no longer remembered.
     forgotten_revision: i64,
+    /// How often everything was taken out.
+    epoch: u64,
     limits: (usize, usize),
 }
 
@@ -124,6 +126,7 @@ impl Cache {
             compacted_revision: -1,
             writes: VecDeque::new(),
             forgotten_revision: 0,
+            epoch: 0,
             limits: (entries, bytes),
         }
     }
@@ -209,8 +212,14 @@ impl Cache {
         self.compacted_revision = self.compacted_revision.max(revision);
     }
 
-    /// Takes out everything.
+    /// What was asked for in an earlier epoch must not be added any more.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Takes out everything, and begins a new epoch.
     pub(crate) fn clear(&mut self) {
+        self.epoch += 1;
         self.entries.clear();
         self.order.clear();
         self.by_key.clear();

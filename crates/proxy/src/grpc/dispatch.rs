@@ -4,6 +4,7 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use api::grpc::{
     Call, CallContext, Caller, Code, HttpBody, MethodId, MethodInfo, Reply, Requests, Responses, Service,
@@ -160,12 +161,22 @@ impl Service for Proxied {
     }
 }
 
-/// Dropped, it forgets what anybody could read until now.
+/// Whether the cluster said no, so that nothing has changed.
+fn is_refusal(status: &Status) -> bool {
+    matches!(
+        status.code,
+        Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument | Code::FailedPrecondition
+    )
+}
+
+/// Dropped, it forgets what anybody could read until now. What the cluster does later, with a request whose
+/// caller has left, it does not see.
 struct Forgetting<'a>(&'a Proxy);
 
 impl Drop for Forgetting<'_> {
     fn drop(&mut self) {
         self.0.cache.lock().clear();
+        self.0.counters.cache_keys.store(0, Ordering::Relaxed);
         if let Some(leasing) = &self.0.leasing {
             leasing.forget();
         }
@@ -179,9 +190,14 @@ impl Proxied {
                 call,
                 id::AUTH_ENABLE,
                 async |proxy: &Proxy, context: &CallContext, request: pb::AuthEnableRequest| {
-                    // However this ends, also when nobody waits for it any more.
-                    let _forgetting = Forgetting(proxy);
-                    proxy.upstream.call(context, request).await
+                    // However this ends, also when nobody waits for it any more; but for a refusal, which
+                    // anybody can have.
+                    let forgetting = Forgetting(proxy);
+                    let outcome = proxy.upstream.call(context, request).await;
+                    if outcome.as_ref().is_err_and(is_refusal) {
+                        std::mem::forget(forgetting);
+                    }
+                    outcome
                 },
             ),
             path::AUTH_DISABLE => self.pass::<pb::AuthDisableRequest>(call, id::AUTH_DISABLE),

@@ -38,6 +38,7 @@ pub(crate) async fn range(
             Lookup::Miss => count(&proxy.counters.cache_misses),
         }
     }
+    let epoch = proxy.cache.lock().epoch();
     let client = proxy.upstream.client_for(context);
     let answer = match &proxy.leasing {
         Some(leasing) => leasing.range(&client, is_anybody, request.clone()).await,
@@ -46,7 +47,9 @@ pub(crate) async fn range(
     let answer = answer.map_err(|error| status_of(&error))?;
     if is_anybody {
         let mut cache = proxy.cache.lock();
-        cache.add(&request, &answer);
+        if cache.epoch() == epoch {
+            cache.add(&request, &answer);
+        }
         proxy.counters.cache_keys.store(cache.len() as u64, Ordering::Relaxed);
     }
     Ok(answer)
@@ -97,6 +100,7 @@ pub(crate) async fn txn(
     written_by(&request, &mut spans);
     let writing = Writing::begin(proxy, spans);
     let original = request.clone();
+    let epoch = proxy.cache.lock().epoch();
     let client = proxy.upstream.client_for(context);
     let response = match &proxy.leasing {
         Some(leasing) => leasing.txn(&client, is_anybody, request).await,
@@ -105,7 +109,7 @@ pub(crate) async fn txn(
     let response = response.map_err(|error| status_of(&error))?;
     writing.done(response.header.as_ref());
     if is_anybody {
-        keep_ranges(proxy, &original, &response);
+        keep_ranges(proxy, epoch, &original, &response);
     }
     Ok(response)
 }
@@ -128,13 +132,16 @@ fn written_by(txn: &pb::TxnRequest, spans: &mut Vec<Span>) {
 
 /// Ranges of a transaction without writes show the state at its revision, so they may be kept. Those of
 /// one that writes show something in between.
-fn keep_ranges(proxy: &Proxy, request: &pb::TxnRequest, response: &pb::TxnResponse) {
+fn keep_ranges(proxy: &Proxy, epoch: u64, request: &pb::TxnRequest, response: &pb::TxnResponse) {
     let operations = if response.succeeded { &request.success } else { &request.failure };
     let is_range = |operation: &pb::RequestOp| matches!(operation.request, Some(Request::RequestRange(_)));
     if !operations.iter().all(is_range) {
         return;
     }
     let mut cache = proxy.cache.lock();
+    if cache.epoch() != epoch {
+        return;
+    }
     for pair in operations.iter().zip(&response.responses) {
         if let (Some(Request::RequestRange(range)), Some(Response::ResponseRange(answer))) =
             (&pair.0.request, &pair.1.response)
