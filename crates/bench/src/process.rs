@@ -250,25 +250,32 @@ impl std::iter::Sum for Memory {
 /// Reads the resident memory of a process.
 pub fn memory(pid: u32) -> anyhow::Result<Memory> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the measured process is gone")?;
-    let field = |name: &str| -> u64 {
-        let line = status.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-        line.split_ascii_whitespace().nth(1).and_then(|number| number.parse::<u64>().ok()).unwrap_or(0) * 1024
-    };
+    let field = |name: &str| parse_kib(&status, name);
     Ok(Memory { rss_bytes: field("VmRSS:"), anon_bytes: field("RssAnon:"), file_bytes: field("RssFile:") })
 }
 
-/// Touches so much memory and gives it back, so that what a server takes next is really there.
+/// Touches so much memory, or half of what is free, and gives it back, so that what a server takes next is
+/// really there.
 ///
 /// The host of a virtual machine takes free memory away and hands it out again page by page on first
 /// use, which costs more than ten times as much as using it. What was measured before decides then what a
 /// server has to pay, and the one that stores more in the same time pays more.
-pub fn warm_memory(bytes: usize) {
+pub fn warm_memory(bytes: usize) -> anyhow::Result<()> {
     const PAGE_BYTES: usize = 4096;
-    let mut memory = vec![0u8; bytes];
+    let info = fs::read_to_string("/proc/meminfo").context("cannot see how much memory is free")?;
+    let free = parse_kib(&info, "MemAvailable:") / 2;
+    let mut memory = vec![0u8; bytes.min(usize::try_from(free)?)];
     for page in memory.chunks_mut(PAGE_BYTES) {
         page[0] = 1;
     }
     std::hint::black_box(&memory);
+    Ok(())
+}
+
+/// A figure of a file below `/proc`, in bytes; 0 if it is not there.
+fn parse_kib(text: &str, name: &str) -> u64 {
+    let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+    line.split_ascii_whitespace().nth(1).and_then(|number| number.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
 /// Refuses directories in memory: a sync there costs nothing, so nothing measured would count.

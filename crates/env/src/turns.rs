@@ -58,9 +58,9 @@ mod tests {
         shorten();
         let after = attributes().unwrap();
         assert_eq!((after.sched_policy, after.sched_nice), (before.sched_policy, before.sched_nice));
-        // Kernels before 6.12 have no slices to tell.
-        let is_told = before.sched_runtime > 0;
-        assert_eq!(after.sched_runtime, if is_told { 100_000 } else { 0 });
+        // Kernels before 6.12 have no slices to tell, and other classes are left alone.
+        let is_told = before.sched_runtime > 0 && before.sched_policy == libc::SCHED_OTHER as u32;
+        assert_eq!(after.sched_runtime, if is_told { 100_000 } else { before.sched_runtime });
         let of_child = std::thread::spawn(|| {
             let inherited = attributes().unwrap().sched_runtime;
             lengthen();

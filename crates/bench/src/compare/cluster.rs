@@ -9,7 +9,7 @@ use tokio::task::LocalSet;
 use super::small::{checked, figures_of, plan_of};
 use super::{Bench, Figures, STOP_PATIENCE, Scenario};
 use crate::load;
-use crate::process::{Server, ServerPlan, wait_serving};
+use crate::process::{Server, ServerPlan, wait_serving, warm_memory};
 use crate::wire::{Channel, Method, scheme};
 
 const MEMBERS: u16 = 3;
@@ -19,6 +19,7 @@ const START_PATIENCE: Duration = Duration::from_secs(120);
 pub(super) fn round(bench: &Bench<'_>, which: usize, scenario: Scenario) -> anyhow::Result<Figures> {
     let dir = bench.fresh_dir(which, "data")?;
     let plans = plans(bench, which, &dir);
+    warm_memory(bench.plan.warm_bytes)?;
     let mut servers = plans.iter().map(Server::start).collect::<anyhow::Result<Vec<_>>>()?;
     for server in &mut servers {
         let (authority, started) = (server.authority.clone(), server.started);

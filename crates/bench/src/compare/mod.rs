@@ -206,7 +206,6 @@ impl Bench<'_> {
         }
         for round in 0..self.plan.rounds {
             for which in 0..2 {
-                warm_memory(self.plan.warm_bytes);
                 let figures = match &filled {
                     Some(filled) => large::round(self, which, &filled[which].dir),
                     None if scenario.is_of_cluster() => cluster::round(self, which, scenario),
@@ -260,6 +259,7 @@ impl Bench<'_> {
 
     /// Starts a server and waits for its first linearizable read; says how long that took.
     fn start(&self, which: usize, data_dir: &Path) -> anyhow::Result<(Server, Duration)> {
+        warm_memory(self.plan.warm_bytes)?;
         let mut server = Server::start(&self.server_plan(which, data_dir))?;
         let (authority, started) = (server.authority.clone(), server.started);
         let took = wait_serving(&authority, started, Duration::from_secs(120), || server.check_alive())?;
