@@ -39,7 +39,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     let mut cause = error.source();
     while let Some(error) = cause {
         let next = match error.downcast_ref::<std::io::Error>() {
-            Some(error) => types::os_reason(error),
+            Some(error) => crate::files::reason(error),
             None => error.to_string(),
         };
         if !text.contains(&next) {

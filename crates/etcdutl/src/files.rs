@@ -17,7 +17,6 @@ use std::time::Duration;
 use backend::Backend;
 use env::Disk;
 use env::real::RealDisk;
-use types::os_reason;
 
 use crate::failure::Failure;
 
@@ -60,9 +59,18 @@ impl MemberFiles {
     }
 }
 
+/// What the system said, in Go's words, which a simulated disk does not have.
+pub fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "no such file or directory".to_owned(),
+        io::ErrorKind::StorageFull => "no space left on device".to_owned(),
+        _ => types::os_reason(error),
+    }
+}
+
 /// A failed operation on a file: `open nosuch.db: no such file or directory`.
 pub fn refused<'a>(action: &'a str, path: &'a Path) -> impl FnOnce(io::Error) -> Failure + 'a {
-    move |error| Failure::error(format!("{action} {}: {}", path.display(), os_reason(&error)))
+    move |error| Failure::error(format!("{action} {}: {}", path.display(), reason(&error)))
 }
 
 /// Fails unless something of this name exists.
@@ -120,7 +128,7 @@ pub fn open_failure(error: bolt::OpenError) -> Failure {
             path.display()
         )),
         bolt::OpenError::Io { path, action, source } => {
-            Failure::error(format!("{}: cannot {action}: {}", path.display(), os_reason(&source)))
+            Failure::error(format!("{}: cannot {action}: {}", path.display(), reason(&source)))
         }
         error => Failure::error(crate::failure::chain(&error)),
     }

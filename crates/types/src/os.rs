@@ -4,22 +4,13 @@ use std::io;
 
 /// The words of the system as Go has them: without Rust's error number, and beginning in lower case.
 pub fn os_reason(error: &io::Error) -> String {
-    let text = match error.kind() {
-        // A kind without a number and without words of its own.
-        io::ErrorKind::NotFound if is_bare(error) => "no such file or directory".to_owned(),
-        io::ErrorKind::StorageFull if is_bare(error) => "no space left on device".to_owned(),
-        _ => error.to_string(),
-    };
+    let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut characters = text.chars();
     match characters.next() {
         Some(first) => first.to_lowercase().chain(characters).collect(),
         None => String::new(),
     }
-}
-
-fn is_bare(error: &io::Error) -> bool {
-    error.raw_os_error().is_none() && error.get_ref().is_none()
 }
 
 #[cfg(test)]
@@ -32,7 +23,6 @@ mod tests {
         check(io::Error::from_raw_os_error(13), "permission denied");
         check(io::Error::from_raw_os_error(2), "no such file or directory");
         check(io::Error::from_raw_os_error(28), "no space left on device");
-        check(io::ErrorKind::StorageFull.into(), "no space left on device");
         check(io::Error::new(io::ErrorKind::NotFound, "no such host"), "no such host");
         check(io::Error::other("Odd: Words"), "odd: Words");
         check(io::Error::other(""), "");

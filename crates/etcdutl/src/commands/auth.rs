@@ -70,7 +70,7 @@ pub fn run_reset_root(invocation: &Invocation) -> Result<(), Failure> {
 fn ask_for_password() -> Result<String, Failure> {
     use std::io::IsTerminal as _;
     let failed = |error: std::io::Error| {
-        Failure::error(format!("cannot read the password: {}", types::os_reason(&error)))
+        Failure::error(format!("cannot read the password: {}", files::reason(&error)))
     };
     if !std::io::stdin().is_terminal() {
         let mut line = String::new();

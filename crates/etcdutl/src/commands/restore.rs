@@ -32,14 +32,12 @@ use env::{Disk, File, LockKind, OpenMode};
 use membership::{Cluster, ConfChange, InitialCluster, Member};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
-use types::{
-    ConfState, Entry, EntryKind, HardState, LogPosition, MemberId, RecordKey, Revision, Snapshot, os_reason,
-};
+use types::{ConfState, Entry, EntryKind, HardState, LogPosition, MemberId, RecordKey, Revision, Snapshot};
 use wal::Wal;
 
 use super::Invocation;
 use crate::failure::{Failure, chain};
-use crate::files::{self, MemberFiles, refused};
+use crate::files::{self, MemberFiles, reason, refused};
 use crate::log;
 use crate::progress::Progress;
 
@@ -555,7 +553,7 @@ fn look_up_until(authority: &str, deadline: Instant) -> io::Result<SocketAddr> {
         let Err(error) = answer else { return answer };
         log::warn(
             "failed to resolve URL Host",
-            &[("host", authority.into()), ("error", os_reason(&error).into())],
+            &[("host", authority.into()), ("error", reason(&error).into())],
         );
         if Instant::now() + NAME_INTERVAL > deadline {
             return Err(error);
