@@ -173,7 +173,8 @@ pub async fn logins(s: &mut Script) -> anyhow::Result<()> {
     ] {
         let args = ["user", "passwd", "u", ROOT];
         s.ctl_with(&format!("ctl/passwd: {name}"), &args, &[], input).await?;
-        let user = format!("p-{}", name.replace(' ', "-"));
+        // Behind "u": see K107 for what 3.5 takes for its password otherwise.
+        let user = format!("z-{}", name.replace(' ', "-"));
         s.ctl_with(&format!("ctl/add: {name}"), &["user", "add", &user, ROOT], &[], input).await?;
     }
     let steps: [&[&str]; 29] = [
