@@ -202,7 +202,7 @@ struct CompareArgs {
     /// Do not measure the echo server.
     #[arg(long)]
     no_echo: bool,
-    /// MiB of memory to touch before each run, so that the host of a virtual machine does not hand them out
+    /// MiB of memory to touch before each start, so that the host of a virtual machine does not hand them out
     /// page by page while a server is measured; 0 leaves that out.
     #[arg(long, default_value_t = 2048)]
     warm_mib: usize,

@@ -46,7 +46,7 @@ pub struct FailedAttempt<'a> {
 type FailureHook = Arc<dyn Fn(&FailedAttempt<'_>) + Send + Sync>;
 
 /// What gRPC gives an attempt to connect that nobody limits.
-pub const LONGEST_DIAL: Duration = Duration::from_secs(20);
+pub(crate) const LONGEST_DIAL: Duration = Duration::from_secs(20);
 
 /// How a client is made.
 #[derive(Clone)]
@@ -54,7 +54,7 @@ pub struct Options {
     /// `host:port`, `http://host:port`, `https://host:port`, `unix:///path`, `unixs:///path`.
     pub endpoints: Vec<String>,
     /// Limit for one attempt to connect, and for fetching the first token. Zero is no limit of ours: an attempt
-    /// has [`LONGEST_DIAL`] then, and the token as long as it takes.
+    /// has twenty seconds then, and the token as long as it takes.
     pub dial_timeout: Duration,
     /// How often an unused connection with open calls is probed; at least every 10 s is kept.
     pub keepalive_time: Duration,

@@ -490,7 +490,7 @@ mod tests {
         let mut options = Options::new(["127.0.0.1:1"]);
         assert_eq!(options.longest_attempt(), Duration::from_secs(2));
         options.dial_timeout = Duration::ZERO;
-        assert_eq!(options.longest_attempt(), crate::LONGEST_DIAL);
+        assert_eq!(options.longest_attempt(), crate::client::LONGEST_DIAL);
     }
 
     #[test]

@@ -25,7 +25,7 @@ mod maintenance;
 mod watch;
 
 pub use call::Rpc;
-pub use client::{Client, Credentials, FailedAttempt, LONGEST_DIAL, Options};
+pub use client::{Client, Credentials, FailedAttempt, Options};
 pub use connection::detect_death;
 pub use discover::{DiscoverError, discover};
 pub use endpoint::{Address, Encryption, Endpoint};

@@ -241,14 +241,12 @@ async fn serve_http2<IO, S>(
     let mut keepalive = Keepalive::new(options);
     let mut pings = PingPolicy::new(options, shared.peer.secure);
     let mut sent = Phase::Serving;
-    let mut asked = false;
-    let alive = poll_fn(|cx| {
+    poll_fn(|cx| {
         let mut accepted = false;
         loop {
             match connection.poll_accept(cx) {
                 Poll::Ready(Some(request)) => {
                     ticket.spoke();
-                    asked = true;
                     accepted = true;
                     match options.protocols {
                         Protocols::Both if !shared.peer.secure || web::is_grpc(&request.head) => {}
@@ -265,7 +263,7 @@ async fn serve_http2<IO, S>(
                     }
                     continue;
                 }
-                Poll::Ready(None) => return Poll::Ready(true),
+                Poll::Ready(None) => return Poll::Ready(()),
                 Poll::Pending => {}
             }
             // The state may have changed through what follows: then the connection has to be
@@ -297,12 +295,13 @@ async fn serve_http2<IO, S>(
                 connection.shut_down_saying(Reason::ENHANCE_YOUR_CALM, b"too_many_pings");
                 continue;
             }
-            return keepalive.poll_dead(&mut connection, cx).map(|()| false);
+            return keepalive.poll_dead(&mut connection, cx);
         }
     })
     .await;
-    // Who never asked has no answer to lose, and gives its place away at once; so does who is sent away.
-    if alive && asked && sent != Phase::Serving {
+    // Who never asked has no answer to lose, and gives its place away at once; so does who is sent away. Whether
+    // a client still lives is of no interest any more.
+    if sent != Phase::Serving && ticket.has_spoken() {
         let _ = timeout(LINGER, linger(&mut connection, &ticket)).await;
     }
 }
@@ -310,15 +309,15 @@ async fn serve_http2<IO, S>(
 /// Waits until the client closes too, or is silent: a connection that is closed while the client still
 /// acknowledges is reset, and with it goes what the client had not taken of its answers.
 async fn linger<IO: AsyncRead + AsyncWrite + Unpin>(connection: &mut Connection<IO>, ticket: &Ticket) {
-    let mut listen = async || {
+    loop {
         let next = poll_fn(|cx| match ticket.phase(cx) {
             Phase::Closing => Poll::Ready(false),
             _ => connection.poll_discard(cx),
         });
-        timeout(LINGER_QUIET, next).await
-    };
-    while let Ok(true) = listen().await {
-        tokio::task::yield_now().await;
+        match timeout(LINGER_QUIET, next).await {
+            Ok(true) => tokio::task::yield_now().await,
+            Ok(false) | Err(_) => return,
+        }
     }
 }
 

@@ -151,6 +151,11 @@ impl Ticket {
         }
     }
 
+    /// Whether a request has come, and this connection does not have to make room.
+    pub(crate) fn has_spoken(&self) -> bool {
+        !self.silent.get()
+    }
+
     /// The outcome of `work`, or nothing if the connection has to end before.
     pub(crate) async fn unless_ended<F: Future>(&self, work: F) -> Option<F::Output> {
         let mut work = pin!(work);

@@ -101,7 +101,7 @@ pub struct ComparePlan {
     pub base_port: u16,
     /// Program to run as the echo server (this one), to measure the ceiling of bare RPC.
     pub echo: Option<PathBuf>,
-    /// Memory that is made sure of before each run: see [`warm_memory`].
+    /// Memory that is made sure of before each start: see [`warm_memory`].
     pub warm_bytes: usize,
     /// Encrypt what goes between load and servers. There is no encrypted echo server.
     pub tls: bool,

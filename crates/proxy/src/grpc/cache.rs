@@ -151,8 +151,11 @@ impl Cache {
         Lookup::Hit(entry.answer.clone())
     }
 
-    /// Keeps an answer, if it may be kept.
-    pub(crate) fn add(&mut self, request: &pb::RangeRequest, answer: &pb::RangeResponse) {
+    /// Keeps an answer, if it may be kept, to what was asked for in this epoch.
+    pub(crate) fn add(&mut self, epoch: u64, request: &pb::RangeRequest, answer: &pb::RangeResponse) {
+        if epoch != self.epoch {
+            return;
+        }
         let name = name_of(request);
         let (newest, bytes) = (request.revision == 0, name.len() + answer.encoded_len());
         if bytes > self.limits.1 / 8 || (!newest && request.revision <= self.compacted_revision) {
@@ -212,7 +215,7 @@ impl Cache {
         self.compacted_revision = self.compacted_revision.max(revision);
     }
 
-    /// What was asked for in an earlier epoch must not be added any more.
+    /// To be taken before asking for what is to be added.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch
     }
@@ -273,7 +276,7 @@ mod tests {
     #[test]
     fn linearizable_answers_serve_serialisable_requests() {
         let mut cache = Cache::default();
-        cache.add(&request("a", ""), &answer(5, "x"));
+        cache.add(0, &request("a", ""), &answer(5, "x"));
         let serialisable = pb::RangeRequest { serializable: true, ..request("a", "") };
         assert_eq!(cache.get(&serialisable), Lookup::Hit(answer(5, "x")));
         assert_eq!(cache.get(&pb::RangeRequest { limit: 1, ..serialisable }), Lookup::Miss);
@@ -284,7 +287,7 @@ mod tests {
         let all = [("a", ""), ("b", ""), ("a", "c"), ("c", "d"), ("b", "\0"), ("\0", "\0")];
         let check = |write: Span, gone: &[(&'static str, &'static str)]| {
             let mut cache = Cache::default();
-            all.iter().for_each(|(key, end)| cache.add(&request(key, end), &answer(5, "x")));
+            all.iter().for_each(|(key, end)| cache.add(0, &request(key, end), &answer(5, "x")));
             cache.written(write.clone(), 6);
             for (key, end) in all {
                 let kept = is_there(&mut cache, &request(key, end));
@@ -302,48 +305,59 @@ mod tests {
     fn an_answer_from_before_a_write_is_not_kept() {
         let mut cache = Cache::default();
         cache.written(span("a", ""), 7);
-        cache.add(&request("a", ""), &answer(6, "old"));
-        cache.add(&request("a", "b"), &answer(6, "old"));
-        cache.add(&request("z", ""), &answer(6, "other"));
+        cache.add(0, &request("a", ""), &answer(6, "old"));
+        cache.add(0, &request("a", "b"), &answer(6, "old"));
+        cache.add(0, &request("z", ""), &answer(6, "other"));
         assert!(!is_there(&mut cache, &request("a", "")) && !is_there(&mut cache, &request("a", "b")));
         assert!(is_there(&mut cache, &request("z", "")));
-        cache.add(&request("a", ""), &answer(7, "new"));
+        cache.add(0, &request("a", ""), &answer(7, "new"));
         assert!(is_there(&mut cache, &request("a", "")));
         (0..2_000).for_each(|number| cache.written(span("y", ""), 8 + number));
-        cache.add(&request("b", ""), &answer(6, "nobody knows"));
+        cache.add(0, &request("b", ""), &answer(6, "nobody knows"));
         assert!(!is_there(&mut cache, &request("b", "")));
+    }
+
+    #[test]
+    fn an_answer_asked_for_before_a_clear_is_not_kept() {
+        let mut cache = Cache::default();
+        let before = cache.epoch();
+        cache.clear();
+        cache.add(before, &request("a", ""), &answer(6, "anybody's once"));
+        assert!(!is_there(&mut cache, &request("a", "")));
+        cache.add(cache.epoch(), &request("a", ""), &answer(6, "anybody's now"));
+        assert!(is_there(&mut cache, &request("a", "")));
     }
 
     #[test]
     fn fixed_revisions_outlive_writes_and_end_with_a_compaction() {
         let mut cache = Cache::default();
         let at = |revision| pb::RangeRequest { revision, ..request("a", "") };
-        cache.add(&at(4), &answer(9, "x"));
+        cache.add(0, &at(4), &answer(9, "x"));
         cache.written(span("a", ""), 10);
         assert!(is_there(&mut cache, &at(4)));
         cache.compact(5);
         assert_eq!(cache.get(&at(4)), Lookup::Compacted);
         assert_eq!(cache.len(), 0);
-        cache.add(&at(4), &answer(9, "x"));
+        cache.add(0, &at(4), &answer(9, "x"));
         assert_eq!(cache.len(), 0);
-        cache.add(&request("a", ""), &answer(10, "y"));
+        cache.add(0, &request("a", ""), &answer(10, "y"));
         assert!(is_there(&mut cache, &request("a", "")));
     }
 
     #[test]
     fn what_was_used_longest_ago_goes_first() {
         let mut cache = Cache::with_limits(2, 1 << 20);
-        cache.add(&request("a", ""), &answer(1, "x"));
-        cache.add(&request("b", ""), &answer(1, "x"));
+        cache.add(0, &request("a", ""), &answer(1, "x"));
+        cache.add(0, &request("b", ""), &answer(1, "x"));
         assert!(is_there(&mut cache, &request("a", "")));
-        cache.add(&request("c", ""), &answer(1, "x"));
+        cache.add(0, &request("c", ""), &answer(1, "x"));
         assert!(!is_there(&mut cache, &request("b", "")));
         assert!(is_there(&mut cache, &request("a", "")) && is_there(&mut cache, &request("c", "")));
         let mut small = Cache::with_limits(100, 100);
-        small.add(&request("a", ""), &answer(1, "a value that is longer than an eighth of all"));
+        small.add(0, &request("a", ""), &answer(1, "a value that is longer than an eighth of all"));
         assert_eq!(small.len(), 0);
         ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"].iter().for_each(|key| {
-            small.add(&request(key, ""), &answer(1, ""));
+            small.add(0, &request(key, ""), &answer(1, ""));
         });
         assert!(small.bytes <= 100 && small.len() > 3);
         small.clear();

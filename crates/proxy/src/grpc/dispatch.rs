@@ -18,7 +18,7 @@ use prost::Message;
 use proto::{etcdserverpb as pb, v3electionpb as election, v3lockpb as lock};
 
 use super::payloads::Payloads;
-use super::upstream::{broken, status_of};
+use super::upstream::{broken, is_refusal, status_of};
 use super::{Proxied, Proxy, cluster, kv, lease, watch};
 
 impl Proxied {
@@ -161,14 +161,6 @@ impl Service for Proxied {
     }
 }
 
-/// Whether the cluster said no, so that nothing has changed.
-fn is_refusal(status: &Status) -> bool {
-    matches!(
-        status.code,
-        Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument | Code::FailedPrecondition
-    )
-}
-
 /// Dropped, it forgets what anybody could read until now. What the cluster does later, with a request whose
 /// caller has left, it does not see.
 struct Forgetting<'a>(&'a Proxy);
@@ -193,11 +185,11 @@ impl Proxied {
                     // However this ends, also when nobody waits for it any more; but for a refusal, which
                     // anybody can have.
                     let forgetting = Forgetting(proxy);
-                    let outcome = proxy.upstream.call(context, request).await;
+                    let outcome = proxy.upstream.client_for(context).call(request).await;
                     if outcome.as_ref().is_err_and(is_refusal) {
                         std::mem::forget(forgetting);
                     }
-                    outcome
+                    outcome.map_err(|error| status_of(&error))
                 },
             ),
             path::AUTH_DISABLE => self.pass::<pb::AuthDisableRequest>(call, id::AUTH_DISABLE),

@@ -38,18 +38,17 @@ pub(crate) async fn range(
             Lookup::Miss => count(&proxy.counters.cache_misses),
         }
     }
-    let epoch = proxy.cache.lock().epoch();
+    // What is not for anybody is not kept.
+    let epoch = is_anybody.then(|| proxy.cache.lock().epoch());
     let client = proxy.upstream.client_for(context);
     let answer = match &proxy.leasing {
         Some(leasing) => leasing.range(&client, is_anybody, request.clone()).await,
         None => proxy.upstream.range(&client, request.clone()).await,
     };
     let answer = answer.map_err(|error| status_of(&error))?;
-    if is_anybody {
+    if let Some(epoch) = epoch {
         let mut cache = proxy.cache.lock();
-        if cache.epoch() == epoch {
-            cache.add(&request, &answer);
-        }
+        cache.add(epoch, &request, &answer);
         proxy.counters.cache_keys.store(cache.len() as u64, Ordering::Relaxed);
     }
     Ok(answer)
@@ -139,16 +138,13 @@ fn keep_ranges(proxy: &Proxy, epoch: u64, request: &pb::TxnRequest, response: &p
         return;
     }
     let mut cache = proxy.cache.lock();
-    if cache.epoch() != epoch {
-        return;
-    }
     for pair in operations.iter().zip(&response.responses) {
         if let (Some(Request::RequestRange(range)), Some(Response::ResponseRange(answer))) =
             (&pair.0.request, &pair.1.response)
         {
             // The answers inside have the revision only in their header; the rest is the outer one's.
             let header = response.header.or(answer.header);
-            cache.add(range, &pb::RangeResponse { header, ..answer.clone() });
+            cache.add(epoch, range, &pb::RangeResponse { header, ..answer.clone() });
         }
     }
     proxy.counters.cache_keys.store(cache.len() as u64, Ordering::Relaxed);

@@ -174,6 +174,17 @@ fn only_reads(txn: &pb::TxnRequest) -> bool {
     })
 }
 
+/// Whether the cluster has said no: nothing has changed, and asking again would be of no use.
+pub(crate) fn is_refusal(error: &client::Error) -> bool {
+    use client::Code;
+    matches!(
+        error.code(),
+        Some(
+            Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument | Code::FailedPrecondition
+        )
+    )
+}
+
 /// A failure of the client as the caller sees it: the cluster's own code and text where it has any.
 pub(crate) fn status_of(error: &client::Error) -> Status {
     match error {

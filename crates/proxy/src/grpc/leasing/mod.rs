@@ -59,7 +59,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::cache::Span;
-use super::upstream::Upstream;
+use super::upstream::{Upstream, is_refusal};
 use claims::{Acquired, Claims, Ended, Leaving, Read, Ticket, Written};
 use requests::{REVOKE, Writes};
 
@@ -242,7 +242,7 @@ impl Leasing {
             let mut response = match self.upstream.txn(client, txn).await {
                 Ok(response) => response,
                 Err(error) => {
-                    writing.end(if session::is_refusal(&error) { Ended::Refused } else { Ended::Unknown });
+                    writing.end(if is_refusal(&error) { Ended::Refused } else { Ended::Unknown });
                     return Err(error);
                 }
             };

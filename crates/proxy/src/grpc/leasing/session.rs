@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use client::{Client, Code, Error};
+use client::{Client, Error};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use proto::etcdserverpb as pb;
@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::claims::Leaving;
 use super::requests::{self, REVOKE, lease_key};
 use super::{Command, Leasing};
+use crate::grpc::upstream::is_refusal;
 
 /// Pause before the next session, and the longest one.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
@@ -204,16 +205,6 @@ impl Session<'_> {
         let look = pb::RangeRequest { key, range_end, limit: 1, keys_only: true, ..Default::default() };
         self.leasing.upstream.range(client, look).await.map(drop)
     }
-}
-
-/// Whether asking again would be of no use.
-pub(super) fn is_refusal(error: &Error) -> bool {
-    matches!(
-        error.code(),
-        Some(
-            Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument | Code::FailedPrecondition
-        )
-    )
 }
 
 fn seconds(ttl: i64) -> Duration {
