@@ -200,7 +200,7 @@ impl Side {
     fn write(&mut self) {
         while self.core.output_len() > 0 {
             let mut slices = [IoSlice::new(&[]); 3];
-            let count = self.core.output_slices(&mut slices);
+            let count = self.core.output_slices(&mut slices, 999);
             let len: usize = slices[..count].iter().map(|slice| slice.len()).sum();
             // Half of it: sockets take what they like.
             self.core.output_written(len.div_ceil(2));

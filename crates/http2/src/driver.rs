@@ -22,6 +22,9 @@ const READ_BYTES: usize = 64 << 10;
 /// About as many as one connection writes before others have their turn: a reader as fast as we are takes
 /// whatever there is.
 const WRITE_BYTES: usize = 256 << 10;
+/// As many are given to the kernel at once. A thread that has woken up meanwhile gets this core when the call
+/// comes back, and a quarter of a megabyte takes milliseconds on a virtual machine.
+const CALL_BYTES: usize = 64 << 10;
 /// Slices given to one write.
 const SLICES: usize = 32;
 
@@ -114,7 +117,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         let mut core = self.core.borrow_mut();
         while core.output_len() > 0 && left > 0 {
             let mut slices = [IoSlice::new(&[]); SLICES];
-            let count = core.output_slices(&mut slices);
+            let count = core.output_slices(&mut slices, CALL_BYTES);
             let io = Pin::new(&mut self.io);
             let written = match count {
                 1 => io.poll_write(cx, &slices[0]),

@@ -15,7 +15,7 @@
 //!   limit, data to send by [`Config::send_buffer_bytes`] per stream, everything behind that by not
 //!   reading on while [`core`](mod@core)'s output is full.
 //! - A connection on which nothing happens holds no buffer.
-//! - Frames of one turn of the runtime leave with one write.
+//! - Frames of one turn of the runtime leave together, 64 KiB a write.
 //!
 //! Deliberately absent: HTTP/1 and upgrades from it, server push, priorities (read and ignored),
 //! Huffman coding of what we send, CONNECT tunnels, timers: who drives a connection sends its pings.

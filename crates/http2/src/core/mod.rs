@@ -280,9 +280,9 @@ impl Core {
         self.output.len()
     }
 
-    /// Fills `slices` with the output's beginning; returns how many.
-    pub fn output_slices<'a>(&'a self, slices: &mut [std::io::IoSlice<'a>]) -> usize {
-        self.output.slices(slices)
+    /// Fills `slices` with the output's beginning, `most` bytes at most; returns how many.
+    pub fn output_slices<'a>(&'a self, slices: &mut [std::io::IoSlice<'a>], most: usize) -> usize {
+        self.output.slices(slices, most)
     }
 
     /// Says that so many bytes of the output have left.

@@ -68,15 +68,20 @@ impl Output {
         self.chunks.push_back(Chunk::Body(body));
     }
 
-    /// Fills `slices` with what comes next; returns how many.
-    pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let mut skip = self.written;
+    /// Fills `slices` with what comes next, `most` bytes at most; returns how many.
+    pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>], most: usize) -> usize {
+        let (mut skip, mut left) = (self.written, most);
         let mut count = 0;
         for (chunk, slice) in self.chunks.iter().zip(slices) {
+            if left == 0 {
+                break;
+            }
             let bytes = match chunk {
                 Chunk::Buffer(buffer) => &buffer[std::mem::take(&mut skip)..],
                 Chunk::Body(body) => body,
             };
+            let bytes = &bytes[..bytes.len().min(left)];
+            left -= bytes.len();
             *slice = IoSlice::new(bytes);
             count += 1;
         }
@@ -105,5 +110,34 @@ impl Output {
             count -= left;
             self.chunks.pop_front();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_gets_so_many_bytes_and_the_next_one_goes_on_there() {
+        let body: Bytes = (0..20_000u32).map(|number| number as u8).collect();
+        let mut output = Output::default();
+        output.frame(0, 0, 1, b"first");
+        output.frame_with_body(0, 0, 3, body.clone());
+        output.frame(0, 0, 5, b"last");
+        let (mut written, mut calls) = (Vec::new(), 0);
+        while output.len() > 0 {
+            let mut slices = [IoSlice::new(&[]); 4];
+            let count = output.slices(&mut slices, 6_000);
+            let len: usize = slices[..count].iter().map(|slice| slice.len()).sum();
+            assert_eq!(len, output.len().min(6_000));
+            slices[..count].iter().for_each(|slice| written.extend_from_slice(slice));
+            output.advance(len);
+            calls += 1;
+        }
+        assert_eq!(calls, 4);
+        assert_eq!(written.len(), 3 * HEADER_LEN + 9 + body.len());
+        assert_eq!(&written[HEADER_LEN..HEADER_LEN + 5], b"first");
+        assert_eq!(&written[2 * HEADER_LEN + 5..][..body.len()], &body[..]);
+        assert_eq!(&written[written.len() - 4..], b"last");
     }
 }

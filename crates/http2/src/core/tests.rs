@@ -40,7 +40,7 @@ fn take(core: &mut Core) -> Vec<u8> {
     let mut bytes = Vec::new();
     while core.output_len() > 0 {
         let mut slices = [std::io::IoSlice::new(&[]); 4];
-        let count = core.output_slices(&mut slices);
+        let count = core.output_slices(&mut slices, 999);
         let before = bytes.len();
         slices[..count].iter().for_each(|slice| bytes.extend_from_slice(slice));
         let written = bytes.len() - before;
