@@ -1,8 +1,9 @@
 //! The load generator: many clients over a few connections, from one thread per load core.
 //!
 //! Each thread has its own single-threaded runtime, its share of the clients, and its own
-//! samples; they meet at a barrier before the window and at the end. Only operations that end
-//! inside the window `[start, end)` count. Closed loop: a client sends its next operation when
+//! samples; they meet twice before the window: when all keys are there, and when all watch. Watchers have a thread of their own: they
+//! are other processes than those that write, and a thread full of clients would keep them from reading. Only
+//! operations that end inside the window `[start, end)` count. Closed loop: a client sends its next operation when
 //! the last was answered. Open loop: see [`pace`].
 
 pub mod fill;
@@ -13,10 +14,12 @@ mod watch;
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use tokio::runtime::LocalRuntime;
 
 use self::ops::{Client, KeySpace, Methods, Shared, Workload, filler};
 use self::pace::DueQueue;
@@ -95,11 +98,26 @@ impl Window {
     }
 }
 
-/// Barrier and window shared by the load threads and the sampling thread.
+/// Barrier and window shared by the load threads, that of the watchers, and the sampling one. Who has failed comes
+/// all the same, so that the others do not wait for ever.
 struct Meeting {
     barrier: Barrier,
     window: OnceLock<Window>,
     epoch: Instant,
+    /// Somebody could not write the keys.
+    failed: AtomicBool,
+}
+
+impl Meeting {
+    /// Watchers begin when all keys are there: writing them is not what is measured.
+    fn wait_for_keys(&self) {
+        self.barrier.wait();
+    }
+
+    /// The window is near.
+    fn wait_for_all(&self) {
+        self.barrier.wait();
+    }
 }
 
 /// How long after the window an operation in flight may still take before it is given up.
@@ -117,9 +135,10 @@ pub fn run(plan: &LoadPlan) -> anyhow::Result<Report> {
     ensure!(plan.space.keys > 0, "at least one key is needed");
     let threads = plan.threads.min(plan.clients);
     let meeting = Arc::new(Meeting {
-        barrier: Barrier::new(threads + 1),
+        barrier: Barrier::new(threads + 1 + usize::from(plan.workload.has_watchers())),
         window: OnceLock::new(),
         epoch: Instant::now(),
+        failed: AtomicBool::new(false),
     });
     let workers: Vec<_> = (0..threads)
         .map(|index| {
@@ -128,7 +147,12 @@ pub fn run(plan: &LoadPlan) -> anyhow::Result<Report> {
             std::thread::spawn(move || thread_main(&plan, index, threads, &meeting))
         })
         .collect();
-    meeting.barrier.wait();
+    let watching = plan.workload.has_watchers().then(|| {
+        let (plan, meeting) = (plan.clone(), meeting.clone());
+        std::thread::spawn(move || watch_main(&plan, &meeting))
+    });
+    meeting.wait_for_keys();
+    meeting.wait_for_all();
     let window = agree(&meeting, plan);
     let used = (!plan.pids.is_empty()).then(|| measure_servers(&plan.pids, window)).transpose();
     let mut samples = Samples::default();
@@ -137,6 +161,9 @@ pub fn run(plan: &LoadPlan) -> anyhow::Result<Report> {
         let outcome = worker.join().map_err(|_| anyhow::anyhow!("a load thread panicked"))??;
         samples.merge(outcome.samples);
         not_started += outcome.not_started;
+    }
+    if let Some(watching) = watching {
+        samples.merge(watching.join().map_err(|_| anyhow::anyhow!("the watching thread panicked"))??);
     }
     let length = window.end - window.start;
     Ok(Report::new(&plan.workload.name(), length, samples, not_started, used?))
@@ -167,39 +194,75 @@ struct Outcome {
 fn thread_main(plan: &LoadPlan, index: usize, threads: usize, meeting: &Meeting) -> anyhow::Result<Outcome> {
     // What measures must not wait for what disturbs on the same core.
     env::turns::shorten();
+    let prepared = prepare_clients(plan, index, threads, meeting.epoch);
+    meeting.failed.fetch_or(prepared.is_err(), Ordering::SeqCst);
+    meeting.wait_for_keys();
+    meeting.wait_for_all();
+    let (runtime, clients) = prepared?;
+    runtime.block_on(drive(plan, threads, clients, agree(meeting, plan)))
+}
+
+fn prepare_clients(
+    plan: &LoadPlan,
+    index: usize,
+    threads: usize,
+    epoch: Instant,
+) -> anyhow::Result<(LocalRuntime, Vec<Client>)> {
     let runtime = local_runtime()?;
-    let ready = runtime.block_on(prepare(plan, index, threads, meeting));
-    // Also after a failure, so that the others do not wait for ever.
-    meeting.barrier.wait();
-    let window = agree(meeting, plan);
-    runtime.block_on(drive(plan, threads, ready?, window))
+    let clients = runtime.block_on(prepare(plan, index, threads, epoch))?;
+    Ok((runtime, clients))
 }
 
-struct Ready {
-    clients: Vec<Client>,
-    watchers: Option<watch::Watchers>,
-    samples: Rc<RefCell<Samples>>,
+fn watch_main(plan: &LoadPlan, meeting: &Meeting) -> anyhow::Result<Samples> {
+    env::turns::shorten();
+    meeting.wait_for_keys();
+    let has_failed = meeting.failed.load(Ordering::SeqCst);
+    let opened = (!has_failed).then(|| open_watchers(plan, meeting.epoch));
+    meeting.wait_for_all();
+    // Whose failure it is, says so.
+    let Some((runtime, watchers)) = opened.transpose()? else { return Ok(Samples::default()) };
+    runtime.block_on(watchers.read(agree(meeting, plan)))
 }
 
-async fn prepare(plan: &LoadPlan, index: usize, threads: usize, meeting: &Meeting) -> anyhow::Result<Ready> {
+fn open_watchers(plan: &LoadPlan, epoch: Instant) -> anyhow::Result<(LocalRuntime, watch::Watchers)> {
+    let runtime = local_runtime()?;
+    let watchers = runtime.block_on(watch::open(plan, &shared_by_clients(plan, epoch), &servers(plan)?))?;
+    Ok((runtime, watchers))
+}
+
+fn shared_by_clients(plan: &LoadPlan, epoch: Instant) -> Shared {
     let mut value_bytes = plan.space.value_bytes;
     if plan.workload == Workload::Watch {
         value_bytes = value_bytes.max(8);
     }
-    let shared = Rc::new(Shared {
+    Shared {
         workload: plan.workload,
         space: plan.space.clone(),
         range_limit: plan.range_limit,
         clients: plan.clients as u64,
         value: filler(value_bytes),
-        epoch: meeting.epoch,
-    });
-    let mut servers = Vec::new();
-    for endpoint in &plan.endpoints {
-        let authority = authority_of(endpoint)?;
-        servers.push((authority.clone(), Rc::new(Methods::new(&authority)?)));
+        epoch,
     }
-    ensure!(!servers.is_empty(), "at least one endpoint is needed");
+}
+
+/// Authority and request heads of each endpoint.
+fn servers(plan: &LoadPlan) -> anyhow::Result<Vec<(String, Rc<Methods>)>> {
+    ensure!(!plan.endpoints.is_empty(), "at least one endpoint is needed");
+    let server = |endpoint: &String| {
+        let authority = authority_of(endpoint)?;
+        let methods = Rc::new(Methods::new(&authority)?);
+        Ok((authority, methods))
+    };
+    plan.endpoints.iter().map(server).collect()
+}
+
+async fn prepare(
+    plan: &LoadPlan,
+    index: usize,
+    threads: usize,
+    epoch: Instant,
+) -> anyhow::Result<Vec<Client>> {
+    let (shared, servers) = (Rc::new(shared_by_clients(plan, epoch)), servers(plan)?);
     let connections = plan.connections.div_ceil(threads);
     let mut channels = Vec::new();
     for number in 0..connections {
@@ -217,17 +280,16 @@ async fn prepare(plan: &LoadPlan, index: usize, threads: usize, meeting: &Meetin
         })
         .collect();
     futures_util::future::try_join_all(clients.iter_mut().map(Client::prepare)).await?;
-    let samples = Rc::new(RefCell::new(Samples::default()));
-    let watchers = match plan.workload {
-        Workload::Watch | Workload::Kube if index == 0 => Some(watch::open(plan, &shared, &servers).await?),
-        _ => None,
-    };
-    Ok(Ready { clients, watchers, samples })
+    Ok(clients)
 }
 
-async fn drive(plan: &LoadPlan, threads: usize, ready: Ready, window: Window) -> anyhow::Result<Outcome> {
-    let Ready { clients, watchers, samples } = ready;
-    let readers = watchers.map(|watchers| watchers.read(samples.clone(), window));
+async fn drive(
+    plan: &LoadPlan,
+    threads: usize,
+    clients: Vec<Client>,
+    window: Window,
+) -> anyhow::Result<Outcome> {
+    let samples = Rc::new(RefCell::new(Samples::default()));
     let queue = plan.rate.map(|rate| {
         let queue = DueQueue::default();
         let feeding = pace::feed(queue.clone(), rate / threads as f64, window.begin, window.end);
@@ -247,9 +309,6 @@ async fn drive(plan: &LoadPlan, threads: usize, ready: Ready, window: Window) ->
     tokio::time::sleep_until(until).await;
     let drained = tokio::time::timeout(DRAIN, futures_util::future::join_all(tasks));
     drained.await.context("operations were still unanswered 20 s after the end")?;
-    if let Some(readers) = readers {
-        readers.finish().await?;
-    }
     let not_started = queue.map_or(0, |queue| queue.waiting() as u64);
     Ok(Outcome { samples: samples.take(), not_started })
 }

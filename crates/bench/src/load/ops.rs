@@ -47,6 +47,10 @@ impl Workload {
     pub(super) fn needs_keys(self) -> bool {
         !matches!(self, Self::Put | Self::Watch | Self::Lease)
     }
+
+    pub(super) fn has_watchers(self) -> bool {
+        matches!(self, Self::Watch | Self::Kube)
+    }
 }
 
 /// Keys and values.

@@ -14,9 +14,10 @@ use super::report::{Class, Samples};
 use super::{LoadPlan, Window};
 use crate::wire::{Channel, Duplex};
 
-/// Watchers over the whole prefix in the `kube` workload: one per API server of a usual cluster.
+/// Watchers over the whole prefix in the `kube` workload, each with its own connection: one per API server of
+/// a usual cluster.
 const KUBE_WATCHERS: usize = 3;
-/// Streams per connection.
+/// Streams per connection of the `watch` workload.
 const STREAMS_PER_CONNECTION: usize = 10;
 
 pub(super) struct Watchers {
@@ -33,16 +34,16 @@ pub(super) async fn open(
     servers: &[(String, Rc<Methods>)],
 ) -> anyhow::Result<Watchers> {
     let fan_out = shared.workload == Workload::Watch;
-    let (watchers, streams) = if fan_out {
-        (plan.watchers, plan.watch_streams.clamp(1, plan.watchers.max(1)))
+    let (watchers, streams, streams_per_connection) = if fan_out {
+        (plan.watchers, plan.watch_streams.clamp(1, plan.watchers.max(1)), STREAMS_PER_CONNECTION)
     } else {
-        (KUBE_WATCHERS, KUBE_WATCHERS)
+        (KUBE_WATCHERS, KUBE_WATCHERS, 1)
     };
     let mut channels = Vec::new();
     let mut opened = Vec::new();
     for number in 0..streams {
         let (authority, methods) = &servers[number % servers.len()];
-        if number.is_multiple_of(STREAMS_PER_CONNECTION) {
+        if number.is_multiple_of(streams_per_connection) {
             channels.push(Channel::connect(authority).await?);
         }
         let channel = channels.last().context("no connection")?;
@@ -68,36 +69,24 @@ pub(super) async fn open(
 }
 
 impl Watchers {
-    /// Starts reading events.
-    pub(super) fn read(self, samples: Rc<RefCell<Samples>>, window: Window) -> Readers {
-        let tasks = self
+    /// Reads events to the end of the window. A stream that ends before is a failure.
+    pub(super) async fn read(self, window: Window) -> anyhow::Result<Samples> {
+        let samples = Rc::new(RefCell::new(Samples::default()));
+        let readers = self
             .streams
             .into_iter()
-            .map(|stream| {
-                let samples = samples.clone();
-                tokio::task::spawn_local(read_stream(stream, samples, window, self.timed, self.epoch))
-            })
-            .collect();
-        Readers { tasks, _channels: self._channels }
-    }
-}
-
-pub(super) struct Readers {
-    tasks: Vec<tokio::task::JoinHandle<anyhow::Result<()>>>,
-    _channels: Vec<Channel>,
-}
-
-impl Readers {
-    /// Stops reading; a reader that ended before is a failure.
-    pub(super) async fn finish(self) -> anyhow::Result<()> {
-        for task in self.tasks {
-            if task.is_finished() {
-                task.await??;
+            .map(|stream| read_stream(stream, samples.clone(), window, self.timed, self.epoch))
+            .map(tokio::task::spawn_local)
+            .collect::<Vec<_>>();
+        tokio::time::sleep_until(tokio::time::Instant::from_std(window.end)).await;
+        for reader in readers {
+            if reader.is_finished() {
+                reader.await??;
             } else {
-                task.abort();
+                reader.abort();
             }
         }
-        Ok(())
+        Ok(samples.take())
     }
 }
 
