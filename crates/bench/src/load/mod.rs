@@ -1,10 +1,11 @@
 //! The load generator: many clients over a few connections, from one thread per load core.
 //!
 //! Each thread has its own single-threaded runtime, its share of the clients, and its own
-//! samples; they meet twice before the window: when all keys are there, and when all watch. Watchers have a thread of their own: they
-//! are other processes than those that write, and a thread full of clients would keep them from reading. Only
-//! operations that end inside the window `[start, end)` count. Closed loop: a client sends its next operation when
-//! the last was answered. Open loop: see [`pace`].
+//! samples; they meet twice before the window: when all keys are there, and when all watch.
+//! Watchers have a thread of their own: they are other processes than those that write, and a
+//! thread full of clients would keep them from reading. Only operations that end inside the window
+//! `[start, end)` count. Closed loop: a client sends its next operation when the last was answered.
+//! Open loop: see [`pace`].
 
 pub mod fill;
 pub mod ops;
