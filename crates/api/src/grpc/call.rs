@@ -16,7 +16,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use http2::server::Request;
@@ -122,7 +122,7 @@ impl Call {
         Res: Reply + 'static,
         H: AsyncFnOnce(Req, CallContext) -> Result<Res, Status> + 'static,
     {
-        tokio::task::spawn_local(self.run_unary::<false, _, _, _>(method, handler));
+        begin(self.run_unary::<false, _, _, _>(method, handler));
     }
 
     /// As [`Call::unary`], but the handler is dropped when the caller takes the call back.
@@ -132,7 +132,7 @@ impl Call {
         Res: Reply + 'static,
         H: AsyncFnOnce(Req, CallContext) -> Result<Res, Status> + 'static,
     {
-        tokio::task::spawn_local(self.run_unary::<true, _, _, _>(method, handler));
+        begin(self.run_unary::<true, _, _, _>(method, handler));
     }
 
     async fn run_unary<const CANCELABLE: bool, Req, Res, H>(self, method: MethodId, handler: H)
@@ -281,6 +281,16 @@ impl Call {
             }
             running.end(responses.finish(outcome));
         });
+    }
+}
+
+/// Runs a call as far as it gets without waiting, while its request is still in the cache. Many get to their
+/// end by that; who has to wait becomes a task.
+fn begin(call: impl Future<Output = ()> + 'static) {
+    let mut call = Box::pin(call);
+    // Nobody need be woken: a task is polled once more when it begins.
+    if call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+        tokio::task::spawn_local(call);
     }
 }
 

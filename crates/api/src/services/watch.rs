@@ -29,6 +29,8 @@ use crate::member::{Headers, Member, WatchSent};
 const FRAGMENT_OVERHEAD_BYTES: usize = 512 * 1024;
 /// What is encoded before it is handed to the connection.
 const SEND_BYTES: usize = 256 * 1024;
+/// About what stands in a response before its events.
+const HEAD_BYTES: usize = 64;
 /// Requests handled before their answers go out.
 const REQUESTS_PER_ROUND: usize = 256;
 /// Id in the answer to a request that created nothing.
@@ -193,6 +195,7 @@ impl<'a, M: Member> Session<'a, M> {
         self.stream.take_into(&mut taken);
         let mut waiting = taken.drain(..);
         loop {
+            self.out.make_room(waiting.as_slice());
             while self.out.buffer.len() < SEND_BYTES
                 && let Some(outgoing) = waiting.next()
             {
@@ -253,6 +256,20 @@ impl Outbox {
             fragment_bytes,
             taken: Vec::new(),
         }
+    }
+
+    /// One allocation for what is sent next: a buffer that grows as it is filled is copied again and again.
+    fn make_room(&mut self, waiting: &[Outgoing]) {
+        let mut bytes = 0;
+        for outgoing in waiting {
+            if bytes >= SEND_BYTES {
+                break;
+            }
+            if let Outgoing::Events { batch, .. } = outgoing {
+                bytes += PREFIX_LEN + HEAD_BYTES + batch.encoded().len();
+            }
+        }
+        self.buffer.reserve(bytes);
     }
 
     fn take(&mut self) -> Option<(Bytes, u64)> {
