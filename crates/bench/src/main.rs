@@ -245,7 +245,17 @@ struct LoginArgs {
     seconds: f64,
 }
 
+/// The allocator gives nothing back: what a load frees it needs again at once, and faulting it in again would
+/// be measured with the server.
+fn keep_freed_memory() {
+    /// `mi_option_purge_delay` in mimalloc's header.
+    const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+    // SAFETY: an option may be set at any time, and a number that is none is passed over.
+    unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, -1) }
+}
+
 fn main() -> anyhow::Result<()> {
+    keep_freed_memory();
     match Cli::parse().command {
         Command::Load(args) => run_load(&args),
         Command::Fill(args) => run_fill(&args),

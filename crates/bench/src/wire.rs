@@ -25,6 +25,8 @@ const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 /// Bytes in front of every gRPC message: one flag, four of length.
 const PREFIX_BYTES: usize = 5;
+/// A message is put together in memory taken at once, whatever its length says up to here.
+const MOST_RESERVED_BYTES: usize = 16 << 20;
 
 /// A runtime of one thread.
 pub fn local_runtime() -> std::io::Result<tokio::runtime::LocalRuntime> {
@@ -205,6 +207,11 @@ impl Channel {
         }
     }
 
+    /// Sends one framed message and waits for the end of the call, whatever the answer says.
+    pub async fn call_unread(&self, method: &Method, body: Bytes) -> Result<(), Status> {
+        self.start(method, Some(body)).await?.finish().await
+    }
+
     /// Sends one message and decodes the answer.
     pub async fn call<R: Message + Default>(
         &self,
@@ -279,6 +286,9 @@ impl Duplex {
             if self.buffer.is_empty() && is_one_message(&chunk) {
                 return Ok(Some(chunk.slice(PREFIX_BYTES..)));
             }
+            if let Some(announced) = self.buffer.is_empty().then(|| announced_bytes(&chunk)).flatten() {
+                self.buffer.reserve(announced.min(MOST_RESERVED_BYTES));
+            }
             self.buffer.extend_from_slice(&chunk);
         }
     }
@@ -352,10 +362,14 @@ impl Duplex {
     }
 }
 
+/// Bytes of the framed message that begins here, if its length is there.
+fn announced_bytes(chunk: &[u8]) -> Option<usize> {
+    let length = chunk.get(1..PREFIX_BYTES)?;
+    Some(PREFIX_BYTES + u32::from_be_bytes(length.try_into().ok()?) as usize)
+}
+
 fn is_one_message(chunk: &[u8]) -> bool {
-    chunk.len() >= PREFIX_BYTES
-        && chunk[0] == 0
-        && (&chunk[1..PREFIX_BYTES]).get_u32() as usize == chunk.len() - PREFIX_BYTES
+    chunk.first() == Some(&0) && announced_bytes(chunk) == Some(chunk.len())
 }
 
 #[cfg(test)]

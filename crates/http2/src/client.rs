@@ -54,7 +54,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Future for Connection<IO> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.driver.poll_turn(cx)
+        let turn = self.driver.poll_turn(cx);
+        self.driver.rest();
+        turn
     }
 }
 

@@ -4,6 +4,9 @@
 //! that produced is written in the next turn, together with the answers of the handlers it woke. However
 //! much there is, a turn reads and writes only so much.
 //!
+//! A little is not written at once but when the runtime has looked at its sockets: on a busy thread more answers come
+//! together by that, and a call of the kernel costs as much as several answers; on an idle one it is a look more.
+//!
 //! One read buffer serves all connections of a thread: it is empty between two polls. A frame that
 //! is cut by its end is kept in a buffer of its own size.
 
@@ -32,16 +35,29 @@ thread_local! {
     static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
 }
 
+/// Whether a write waits until the runtime has looked at its sockets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PutOff {
+    No,
+    /// Since this poll of the task.
+    Now,
+    /// Since an earlier one: it is due.
+    Before,
+}
+
 pub(crate) struct Driver<IO> {
     io: IO,
     core: Rc<RefCell<Core>>,
+    put_off: PutOff,
+    /// The socket takes no more for now.
+    blocked: bool,
     /// Something was written that may lie in a buffer below: a socket has none, a TLS stream has.
     unflushed: bool,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
     pub(crate) fn new(io: IO, core: Core) -> Self {
-        Self { io, core: Rc::new(RefCell::new(core)), unflushed: false }
+        Self { io, core: Rc::new(RefCell::new(core)), put_off: PutOff::No, blocked: false, unflushed: false }
     }
 
     pub(crate) fn core(&self) -> &Rc<RefCell<Core>> {
@@ -52,7 +68,15 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         self.core.borrow_mut()
     }
 
-    /// One turn. Ready when the connection has ended and everything that could leave has left.
+    /// To be called when the task is about to rest, behind its turns.
+    pub(crate) fn rest(&mut self) {
+        if self.put_off == PutOff::Now {
+            self.put_off = PutOff::Before;
+        }
+    }
+
+    /// One turn; a poll of the task may have several. Ready when the connection has ended and everything that
+    /// could leave has left.
     pub(crate) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.core_mut().begin_turn(cx);
         let turn = self.poll_in_turn(cx);
@@ -61,7 +85,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
     }
 
     fn poll_in_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let blocked = self.poll_write(cx).is_pending();
+        if !self.puts_off(cx) {
+            self.put_off = PutOff::No;
+            self.blocked = self.poll_write(cx).is_pending();
+        }
         let mut read = 0;
         while read < READ_BYTES && self.core.borrow().wants_input() {
             match self.poll_read(cx) {
@@ -86,10 +113,25 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         }
         if read >= READ_BYTES {
             let_others_go_first(cx);
-        } else if !blocked && !empty {
+        } else if !self.blocked && !empty && !self.puts_off(cx) {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
+    }
+
+    /// Whether what there is to write waits a little. The task is woken when it has waited.
+    fn puts_off(&mut self, cx: &mut Context<'_>) -> bool {
+        let waiting = self.core.borrow().output_len();
+        let little = (1..CALL_BYTES).contains(&waiting) && !self.blocked;
+        match self.put_off {
+            PutOff::No if little => {
+                self.put_off = PutOff::Now;
+                let_others_go_first(cx);
+                true
+            }
+            PutOff::Now => little,
+            _ => false,
+        }
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {

@@ -40,10 +40,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             return Poll::Ready(Some(request));
         }
         let turn = self.driver.poll_turn(cx);
-        match self.accept() {
-            Some(request) => Poll::Ready(Some(request)),
-            None => turn.map(|()| None),
+        if let Some(request) = self.accept() {
+            return Poll::Ready(Some(request));
         }
+        self.driver.rest();
+        turn.map(|()| None)
     }
 
     /// After the end: reads once and throws it away. Ready with `false` when the client has closed.

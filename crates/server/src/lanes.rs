@@ -20,14 +20,16 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use apply::{ApplyError, Reply};
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use types::{BytesArena, MemberId, RequestId, RequestIdGenerator};
 
 use crate::driver::Input;
@@ -157,8 +159,13 @@ impl Hasher for IdHasher {
     }
 }
 
+/// An answer and how long it took to come back to its thread, or why there is none.
+type Outcome = Result<(Answer, Duration), Unanswered>;
+
 struct Waiter {
-    sender: oneshot::Sender<Result<(Answer, Duration), Unanswered>>,
+    outcome: Option<Outcome>,
+    /// The task to wake when that is there.
+    task: Option<Waker>,
     started: Instant,
     deadline: Instant,
     bytes: usize,
@@ -241,29 +248,22 @@ pub fn current() -> usize {
 ///
 /// # Panics
 /// If the thread serves no lane.
-pub async fn propose(
-    id: RequestId,
-    payload: Bytes,
-    started: Instant,
-    timeout: Duration,
-) -> Result<(Answer, Duration), Unanswered> {
-    let (sender, receiver) = oneshot::channel();
-    LANE.with(|lane| {
+pub async fn propose(id: RequestId, payload: Bytes, started: Instant, timeout: Duration) -> Outcome {
+    let waiting = LANE.with(|lane| {
         let lane = lane.get().expect("called on a worker thread");
         let bytes = payload.len();
         if lane.bytes_under_way.get() + bytes > MAX_BYTES_UNDER_WAY {
             return Err(Unanswered::TooManyRequests);
         }
-        lane.add(id, Waiter { sender, started, deadline: started + timeout, bytes });
+        let waiting = lane.wait(id, started, timeout, bytes);
         let mut outbox = lane.outbox.borrow_mut();
         outbox.push(Proposal { id, payload });
         if outbox.len() == 1 {
             lane.outbox_ready.notify_one();
         }
-        Ok(())
-    })?;
-    let _leave = Leave(id);
-    receiver.await.unwrap_or(Err(Unanswered::Stopped))
+        Ok(waiting)
+    });
+    waiting?.await
 }
 
 /// Gives the raft thread something beside the proposals of clients and waits for its answer, at
@@ -271,46 +271,80 @@ pub async fn propose(
 ///
 /// # Panics
 /// If the thread serves no lane.
-pub async fn submit(
-    id: RequestId,
-    input: Input,
-    timeout: Duration,
-) -> Result<(Answer, Duration), Unanswered> {
-    let (sender, receiver) = oneshot::channel();
-    let _leave = Leave(id);
-    LANE.with(|lane| {
+pub async fn submit(id: RequestId, input: Input, timeout: Duration) -> Outcome {
+    let waiting = LANE.with(|lane| {
         let lane = lane.get().expect("called on a worker thread");
-        let started = Instant::now();
-        lane.add(id, Waiter { sender, started, deadline: started + timeout, bytes: 0 });
-        lane.to_raft.send(input).map_err(|_| Unanswered::Stopped)
-    })?;
-    receiver.await.unwrap_or(Err(Unanswered::Stopped))
+        let waiting = lane.wait(id, Instant::now(), timeout, 0);
+        lane.to_raft.send(input).map_err(|_| Unanswered::Stopped)?;
+        Ok(waiting)
+    });
+    waiting?.await
 }
 
-/// Removes the waiter when its future is done or dropped.
-struct Leave(RequestId);
+/// Ready when the outcome is there. Done or dropped, it removes its waiter.
+struct Waiting(RequestId);
 
-impl Drop for Leave {
+impl Future for Waiting {
+    type Output = Outcome;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        LANE.with(|lane| lane.get().expect("called on a worker thread").poll_outcome(self.0, cx))
+    }
+}
+
+impl Drop for Waiting {
     fn drop(&mut self) {
         // At thread exit the lane may be gone already.
         let _ = LANE.try_with(|lane| {
             if let Some(lane) = lane.get() {
-                lane.remove(self.0.0);
+                lane.leave(self.0);
             }
         });
     }
 }
 
 impl Lane {
-    fn add(&self, id: RequestId, waiter: Waiter) {
-        self.bytes_under_way.set(self.bytes_under_way.get() + waiter.bytes);
+    fn wait(&self, id: RequestId, started: Instant, timeout: Duration, bytes: usize) -> Waiting {
+        self.bytes_under_way.set(self.bytes_under_way.get() + bytes);
+        let waiter = Waiter { outcome: None, task: None, started, deadline: started + timeout, bytes };
         self.waiters.borrow_mut().insert(id.0, waiter);
+        Waiting(id)
     }
 
-    fn remove(&self, id: u64) -> Option<Waiter> {
-        let waiter = self.waiters.borrow_mut().remove(&id)?;
-        self.bytes_under_way.set(self.bytes_under_way.get() - waiter.bytes);
-        Some(waiter)
+    fn leave(&self, id: RequestId) {
+        if let Some(waiter) = self.waiters.borrow_mut().remove(&id.0) {
+            self.bytes_under_way.set(self.bytes_under_way.get() - waiter.bytes);
+        }
+    }
+
+    fn poll_outcome(&self, id: RequestId, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let mut waiters = self.waiters.borrow_mut();
+        // All waiters are dropped when the raft thread is gone.
+        let Some(waiter) = waiters.get_mut(&id.0) else { return Poll::Ready(Err(Unanswered::Stopped)) };
+        match waiter.outcome.take() {
+            Some(outcome) => Poll::Ready(outcome),
+            None => {
+                match &mut waiter.task {
+                    Some(task) => task.clone_from(cx.waker()),
+                    empty => *empty = Some(cx.waker().clone()),
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Tells a waiter, if it has not left. The first word counts.
+    fn tell(&self, id: u64, outcome: impl FnOnce(&Waiter) -> Outcome) {
+        let mut waiters = self.waiters.borrow_mut();
+        let Some(waiter) = waiters.get_mut(&id) else { return };
+        if waiter.outcome.is_none() {
+            waiter.outcome = Some(outcome(waiter));
+            let task = waiter.task.take();
+            drop(waiters);
+            if let Some(task) = task {
+                task.wake();
+            }
+        }
     }
 
     async fn deliver(&self, port: &Port) {
@@ -319,11 +353,7 @@ impl Lane {
             let answers = std::mem::take(&mut *port.answers.lock());
             let now = Instant::now();
             for answer in answers {
-                if let Some(waiter) = self.remove(answer.id.0) {
-                    // The receiver may have left in the meantime.
-                    let took = now.saturating_duration_since(waiter.started);
-                    let _ = waiter.sender.send(Ok((answer, took)));
-                }
+                self.tell(answer.id.0, |waiter| Ok((answer, now.saturating_duration_since(waiter.started))));
             }
         }
     }
@@ -337,8 +367,9 @@ impl Lane {
             }
             if self.to_raft.send(Input::Propose(proposals)).is_err() {
                 // The raft thread is gone: nobody will answer.
-                self.waiters.borrow_mut().clear();
+                let waiters = std::mem::take(&mut *self.waiters.borrow_mut());
                 self.bytes_under_way.set(0);
+                waiters.into_values().filter_map(|waiter| waiter.task).for_each(Waker::wake);
             }
         }
     }
@@ -360,9 +391,7 @@ impl Lane {
                 .filter_map(|(id, waiter)| Some((*id, verdict(waiter)?)))
                 .collect();
             for (id, reason) in overdue {
-                if let Some(waiter) = self.remove(id) {
-                    let _ = waiter.sender.send(Err(reason));
-                }
+                self.tell(id, |_| Err(reason));
             }
         }
     }

@@ -553,3 +553,41 @@ impl Responses {
         code
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::sync::oneshot;
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    #[test]
+    fn who_need_not_wait_becomes_no_task() {
+        let done = Rc::new(Cell::new(false));
+        let call = done.clone();
+        // There is no runtime: a spawn would panic.
+        begin(async move { call.set(true) });
+        assert!(done.get());
+    }
+
+    #[tokio::test]
+    async fn who_waits_goes_on_where_it_was() {
+        let work = async {
+            let ((go, wait), (tell, told)) = (oneshot::channel::<u8>(), oneshot::channel::<u8>());
+            let begun = Rc::new(Cell::new(0));
+            let call = begun.clone();
+            begin(async move {
+                call.set(call.get() + 1);
+                let number = wait.await.expect("it is sent");
+                tell.send(number).expect("it is awaited");
+            });
+            assert_eq!(begun.get(), 1, "at once");
+            go.send(7).expect("it waits");
+            assert_eq!(told.await, Ok(7));
+            assert_eq!(begun.get(), 1, "once");
+        };
+        LocalSet::new().run_until(work).await;
+    }
+}

@@ -254,15 +254,13 @@ impl Client {
             value[..8].copy_from_slice(&sent.to_be_bytes());
             request.value = value.freeze();
         }
-        let result = self.channel.call_raw(&self.methods.put, frame(&request)).await;
-        (Class::Put, result.map(drop))
+        (Class::Put, self.channel.call_unread(&self.methods.put, frame(&request)).await)
     }
 
     async fn get(&mut self, serializable: bool) -> (Class, Result<(), Status>) {
         let key = self.shared.space.key(self.draw.below(self.shared.space.keys));
         let request = RangeRequest { key, serializable, ..Default::default() };
-        let result = self.channel.call_raw(&self.methods.range, frame(&request)).await;
-        (Class::Get, result.map(drop))
+        (Class::Get, self.channel.call_unread(&self.methods.range, frame(&request)).await)
     }
 
     async fn range(&mut self) -> (Class, Result<(), Status>) {
@@ -272,8 +270,7 @@ impl Client {
             limit: self.shared.range_limit,
             ..Default::default()
         };
-        let result = self.channel.call_raw(&self.methods.range, frame(&request)).await;
-        (Class::Range, result.map(drop))
+        (Class::Range, self.channel.call_unread(&self.methods.range, frame(&request)).await)
     }
 
     async fn txn(&mut self) -> (Class, Result<(), Status>) {
@@ -314,7 +311,7 @@ impl Client {
             None => (Class::Grant, self.grant().await),
             Some((id, RENEWALS_PER_LEASE, _stream)) => {
                 let request = LeaseRevokeRequest { id };
-                (Class::Revoke, self.channel.call_raw(&self.methods.revoke, frame(&request)).await.map(drop))
+                (Class::Revoke, self.channel.call_unread(&self.methods.revoke, frame(&request)).await)
             }
             Some((id, renewals, mut stream)) => {
                 let result = renew(&mut stream, id).await;

@@ -217,13 +217,7 @@ impl Entry {
                 let mut stamps = Vec::with_capacity(2);
                 stamps.extend([last, stamp]);
                 let newest = if stamp.is_tombstone() { 2 } else { 0 };
-                *self = Self::Many(Box::new(History {
-                    created,
-                    first_version,
-                    stamps,
-                    last: stamp,
-                    newest,
-                }));
+                *self = Self::Many(Box::new(History { created, first_version, stamps, last: stamp, newest }));
             }
         }
     }
