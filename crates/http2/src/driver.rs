@@ -51,13 +51,22 @@ pub(crate) struct Driver<IO> {
     put_off: PutOff,
     /// The socket takes no more for now.
     blocked: bool,
+    /// This poll of the task has read its share.
+    has_read: bool,
     /// Something was written that may lie in a buffer below: a socket has none, a TLS stream has.
     unflushed: bool,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
     pub(crate) fn new(io: IO, core: Core) -> Self {
-        Self { io, core: Rc::new(RefCell::new(core)), put_off: PutOff::No, blocked: false, unflushed: false }
+        Self {
+            io,
+            core: Rc::new(RefCell::new(core)),
+            put_off: PutOff::No,
+            blocked: false,
+            has_read: false,
+            unflushed: false,
+        }
     }
 
     pub(crate) fn core(&self) -> &Rc<RefCell<Core>> {
@@ -68,23 +77,24 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         self.core.borrow_mut()
     }
 
-    /// To be called when the task is about to rest, behind its turns.
+    /// To be called when the task is about to rest, behind its turns. From here on it is woken if there is
+    /// something to write.
     pub(crate) fn rest(&mut self) {
         if self.put_off == PutOff::Now {
             self.put_off = PutOff::Before;
         }
-    }
-
-    /// One turn; a poll of the task may have several. Ready when the connection has ended and everything that
-    /// could leave has left.
-    pub(crate) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.core_mut().begin_turn(cx);
-        let turn = self.poll_in_turn(cx);
+        self.has_read = false;
         self.core_mut().end_turn();
-        turn
     }
 
-    fn poll_in_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// One turn; a poll of the task may have several, until it calls [`Driver::rest`]. Ready when the connection
+    /// has ended and everything that could leave has left.
+    pub(crate) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.has_read {
+            // It is woken again when others had their turn.
+            return Poll::Pending;
+        }
+        self.core_mut().begin_turn(cx);
         if !self.puts_off(cx) {
             self.put_off = PutOff::No;
             self.blocked = self.poll_write(cx).is_pending();
@@ -95,6 +105,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
                 Poll::Pending => break,
                 Poll::Ready(Ok(count)) if count > 0 => read += count,
                 Poll::Ready(_) => {
+                    // Who has only closed his side may want what was put off.
+                    let _ = self.poll_write(cx);
                     self.core_mut().lost();
                     return Poll::Ready(());
                 }
@@ -112,6 +124,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             return Poll::Ready(());
         }
         if read >= READ_BYTES {
+            self.has_read = true;
             let_others_go_first(cx);
         } else if !self.blocked && !empty && !self.puts_off(cx) {
             cx.waker().wake_by_ref();

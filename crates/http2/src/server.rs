@@ -34,7 +34,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         Self { driver: Driver::new(io, core) }
     }
 
-    /// Drives the connection and returns the next stream; `None` when the connection has ended.
+    /// Drives the connection and returns the next stream; `None` when the connection has ended. What has asked
+    /// once asks until nothing comes: before that nobody wakes it.
     pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Option<Request>> {
         if let Some(request) = self.accept() {
             return Poll::Ready(Some(request));
@@ -98,5 +99,70 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
     /// Whether a ping was answered since this was asked last.
     pub fn take_pong(&mut self) -> bool {
         self.driver.core_mut().take_pong()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::pin::Pin;
+    use std::task::Waker;
+
+    use tokio::io::ReadBuf;
+
+    use super::*;
+
+    /// Asks without an end.
+    struct Flood {
+        next_stream: u32,
+    }
+
+    impl AsyncRead for Flood {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            // HEADERS that end headers and stream: GET, http, /.
+            while buffer.remaining() >= 12 {
+                buffer.put_slice(&[0, 0, 3, 1, 5]);
+                buffer.put_slice(&self.next_stream.to_be_bytes());
+                buffer.put_slice(&[0x82, 0x86, 0x84]);
+                self.next_stream += 2;
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Flood {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Streams are answered where they are accepted, so who never stops asking would have the thread to himself.
+    #[tokio::test]
+    async fn who_asks_without_an_end_is_heard_in_turns() {
+        let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+        let mut connection = Connection::new(Flood { next_stream: 1 }, hello, Config::default());
+        let mut accepted = 0;
+        for turn in 1..=3 {
+            let before = accepted;
+            while let Poll::Ready(request) = connection.poll_accept(&mut Context::from_waker(Waker::noop())) {
+                assert!(request.is_some(), "the connection ended after {accepted} streams");
+                accepted += 1;
+                assert!(accepted < turn * 12_000, "{accepted} streams in {turn} turns");
+            }
+            assert!(accepted > before, "turn {turn}");
+            tokio::task::yield_now().await;
+        }
     }
 }
