@@ -319,8 +319,7 @@ impl Lane {
 
     fn poll_outcome(&self, id: RequestId, cx: &mut Context<'_>) -> Poll<Outcome> {
         let mut waiters = self.waiters.borrow_mut();
-        // All waiters are dropped when the raft thread is gone.
-        let Some(waiter) = waiters.get_mut(&id.0) else { return Poll::Ready(Err(Unanswered::Stopped)) };
+        let waiter = waiters.get_mut(&id.0).expect("a waiter stays until its future is done");
         match waiter.outcome.take() {
             Some(outcome) => Poll::Ready(outcome),
             None => {
@@ -367,9 +366,8 @@ impl Lane {
             }
             if self.to_raft.send(Input::Propose(proposals)).is_err() {
                 // The raft thread is gone: nobody will answer.
-                let waiters = std::mem::take(&mut *self.waiters.borrow_mut());
-                self.bytes_under_way.set(0);
-                waiters.into_values().filter_map(|waiter| waiter.task).for_each(Waker::wake);
+                let waiting: Vec<u64> = self.waiters.borrow().keys().copied().collect();
+                waiting.into_iter().for_each(|id| self.tell(id, |_| Err(Unanswered::Stopped)));
             }
         }
     }
