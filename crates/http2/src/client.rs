@@ -76,9 +76,14 @@ mod tests {
     const SENT_BYTES: usize = 8 << 20;
 
     /// Wants very much at once, and takes all that it is given.
+    #[derive(Default)]
     struct Greedy {
         wish: Vec<u8>,
         taken: Rc<Cell<usize>>,
+        /// How often it was given something.
+        calls: Rc<Cell<usize>>,
+        /// Nothing comes after the wish.
+        has_closed: bool,
     }
 
     impl AsyncRead for Greedy {
@@ -88,7 +93,7 @@ mod tests {
             buffer: &mut ReadBuf<'_>,
         ) -> Poll<io::Result<()>> {
             if self.wish.is_empty() {
-                return Poll::Pending;
+                return if self.has_closed { Poll::Ready(Ok(())) } else { Poll::Pending };
             }
             buffer.put_slice(&std::mem::take(&mut self.wish));
             Poll::Ready(Ok(()))
@@ -98,6 +103,7 @@ mod tests {
     impl AsyncWrite for Greedy {
         fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
             self.taken.set(self.taken.get() + bytes.len());
+            self.calls.set(self.calls.get() + 1);
             Poll::Ready(Ok(bytes.len()))
         }
 
@@ -119,6 +125,48 @@ mod tests {
         }
     }
 
+    /// Each answer had a call of the kernel to itself on a busy thread.
+    #[tokio::test]
+    async fn a_little_is_put_off_until_the_runtime_has_looked_at_its_sockets() {
+        let io = Greedy::default();
+        let calls = io.calls.clone();
+        let wakes = Arc::new(Wakes::default());
+        let waker = wakes.clone().into();
+        let cx = &mut Context::from_waker(&waker);
+        let (requests, mut connection) = connect(io, Config::default());
+        let mut turn = |cx: &mut Context<'_>| assert!(Pin::new(&mut connection).poll(cx).is_pending());
+        let head = Rc::new(Head::request("POST", "http", "a", "/"));
+        let open = |cx: &mut Context<'_>| {
+            let opening = std::pin::pin!(requests.open(&head, true));
+            let Poll::Ready(Ok(handles)) = opening.poll(cx) else { panic!("not opened") };
+            handles
+        };
+        turn(cx);
+        assert_eq!(calls.get(), 0, "the preface");
+        tokio::task::yield_now().await;
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+        turn(cx);
+        assert_eq!(calls.get(), 1);
+        let first = open(cx);
+        turn(cx);
+        let second = open(cx);
+        assert_eq!(calls.get(), 1);
+        tokio::task::yield_now().await;
+        turn(cx);
+        assert_eq!(calls.get(), 2, "both at once");
+        drop((first, second));
+    }
+
+    #[tokio::test]
+    async fn who_closes_only_his_side_gets_what_was_put_off() {
+        let io = Greedy { has_closed: true, ..Greedy::default() };
+        let calls = io.calls.clone();
+        let (_requests, mut connection) = connect(io, Config::default());
+        let cx = &mut Context::from_waker(std::task::Waker::noop());
+        assert!(Pin::new(&mut connection).poll(cx).is_ready());
+        assert_eq!(calls.get(), 1, "the preface");
+    }
+
     /// It was written to as long as there was anything, while the others waited. The next turn comes when the
     /// runtime has looked at its sockets.
     #[tokio::test]
@@ -127,7 +175,7 @@ mod tests {
         let settings = [&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4][..], &window].concat();
         let update = [&[0, 0, 4, 8, 0, 0, 0, 0, 0][..], &window].concat();
         let taken = Rc::new(Cell::new(0));
-        let io = Greedy { wish: [settings, update].concat(), taken: taken.clone() };
+        let io = Greedy { wish: [settings, update].concat(), taken: taken.clone(), ..Greedy::default() };
         let wakes = Arc::new(Wakes::default());
         let waker = wakes.clone().into();
         let cx = &mut Context::from_waker(&waker);
