@@ -312,7 +312,8 @@ impl Lane {
     }
 
     fn leave(&self, id: RequestId) {
-        if let Some(waiter) = self.waiters.borrow_mut().remove(&id.0) {
+        let left = self.waiters.borrow_mut().remove(&id.0);
+        if let Some(waiter) = left {
             self.bytes_under_way.set(self.bytes_under_way.get() - waiter.bytes);
         }
     }

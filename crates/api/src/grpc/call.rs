@@ -1,8 +1,9 @@
 //! One call: the checks on its headers, and the three shapes a handler can have.
 //!
 //! A dispatcher matches [`Call::path`] and hands the call to [`Call::unary`],
-//! [`Call::server_stream`] or [`Call::bidi`] with an async closure. Each spawns one task on the
-//! worker's thread, as large as that method's own future and no larger; nothing else is boxed.
+//! [`Call::server_stream`] or [`Call::bidi`] with an async closure. A unary call runs at once, in the task
+//! of its connection, and becomes one of its own if it has to wait; a stream is a task from its beginning. A
+//! task is as large as that method's own future and no larger.
 //!
 //! - A handler is not begun after the caller's deadline. It is dropped when the deadline passes and,
 //!   if it asked for that, when the caller takes the call back. Work that must finish does not live
