@@ -28,6 +28,9 @@ const WRITE_BYTES: usize = 256 << 10;
 /// As many are given to the kernel at once. A thread that has woken up meanwhile gets this core when the call
 /// comes back, and a quarter of a megabyte takes milliseconds on a virtual machine.
 const CALL_BYTES: usize = 64 << 10;
+/// Behind a call that took as many the core is offered to who waits for it: a thread that sends and sends has used
+/// up its slice long before the next tick of the clock takes the core from it.
+const LONG_CALL_BYTES: usize = CALL_BYTES / 2;
 /// Slices given to one write.
 const SLICES: usize = 32;
 
@@ -183,6 +186,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
                 Poll::Ready(Ok(written)) if written > 0 => {
                     core.output_written(written);
                     left = left.saturating_sub(written);
+                    if written >= LONG_CALL_BYTES {
+                        std::thread::yield_now();
+                    }
                 }
                 Poll::Ready(_) => {
                     // Reading will find out as well; until then there is nowhere to write to.
