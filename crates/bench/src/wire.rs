@@ -24,7 +24,7 @@ const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// Receive window of a connection.
 const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 /// Bytes in front of every gRPC message: one flag, four of length.
-const PREFIX_BYTES: usize = 5;
+pub(crate) const PREFIX_BYTES: usize = 5;
 /// A message is put together in memory taken at once, whatever its length says up to here.
 const MOST_RESERVED_BYTES: usize = 16 << 20;
 
@@ -62,6 +62,11 @@ impl Status {
         let message = head.get("grpc-message").map(percent_decode).unwrap_or_default();
         Some(Err(Self { code, message }))
     }
+}
+
+/// Of an answer.
+pub(crate) fn undecodable(error: prost::DecodeError) -> Status {
+    Status { code: 13, message: format!("answer does not decode: {error}") }
 }
 
 fn percent_decode(text: &[u8]) -> String {
@@ -219,8 +224,7 @@ impl Channel {
         request: &impl Message,
     ) -> Result<R, Status> {
         let answer = self.call_raw(method, frame(request)).await?;
-        R::decode(answer)
-            .map_err(|error| Status { code: 13, message: format!("answer does not decode: {error}") })
+        R::decode(answer).map_err(undecodable)
     }
 
     /// Sends one message and hands back the stream of answers.
@@ -270,9 +274,7 @@ impl Duplex {
     pub async fn receive<R: Message + Default>(&mut self) -> Result<Option<R>, Status> {
         match self.receive_raw().await? {
             None => Ok(None),
-            Some(bytes) => R::decode(bytes)
-                .map(Some)
-                .map_err(|error| Status { code: 13, message: format!("answer does not decode: {error}") }),
+            Some(bytes) => R::decode(bytes).map(Some).map_err(undecodable),
         }
     }
 

@@ -9,6 +9,7 @@ use api::member::{ClientCall, Config, LeaseTimes, Member, RaftStatus, ReadTimes,
 use api::services::Passwords;
 use apply::{ApplyError, Reply, Shared};
 use backend::Backend;
+use futures_util::TryFutureExt;
 use membership::ConfChange;
 use mvcc::Store;
 use mvcc::watch::Hub;
@@ -57,8 +58,7 @@ fn refused(error: ApplyError) -> Error {
 
 impl Member for Node {
     fn propose(&self, request: InternalRaftRequest) -> impl Future<Output = Result<Reply, Error>> {
-        let answer = Self::propose(self, request);
-        async move { Ok(answer.await?) }
+        Self::propose(self, request).map_err(Error::from)
     }
 
     async fn read_index(&self) -> Result<(), Error> {

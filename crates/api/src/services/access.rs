@@ -17,6 +17,7 @@
 use apply::Reply;
 use apply::access::Access;
 use auth::{AuthError, Identity, Tokens, tokens};
+use futures_util::future::Either;
 use proto::etcdserverpb as pb;
 use types::{CompatVersion, LeaseId};
 
@@ -116,17 +117,17 @@ pub async fn maintain<M: Member>(member: &M, context: &CallContext) -> Result<()
     })
 }
 
-/// Puts a request through the log in the caller's name.
-pub async fn propose<M: Member>(
+/// Puts a request through the log in the caller's name. Not an async function: the call would hold half a kilobyte of
+/// request until the answer is there.
+pub fn propose<M: Member>(
     member: &M,
     context: &CallContext,
     request: pb::InternalRaftRequest,
-) -> Result<Reply, Error> {
-    if member.shared().auth().is_enabled() {
-        return Box::pin(propose_as_caller(member, context, request)).await;
+) -> impl Future<Output = Result<Reply, Error>> {
+    match member.shared().auth().is_enabled() {
+        true => Either::Left(Box::pin(propose_as_caller(member, context, request))),
+        false => Either::Right(member.propose(request)),
     }
-    let answer = member.propose(request);
-    answer.await
 }
 
 /// [`propose`] for a method of the Auth service.

@@ -125,8 +125,16 @@ pub async fn range<M: Member>(
     let compat = member.config().compat;
     validate::range(&request, compat)?;
     let query = apply::range::query(&request, compat);
-    let reading = access::read(member, context, |access| access.range(&request), read(member.store(), query));
-    let (outcome, took) = timed(member, ReadKind::Range, request.serializable, reading).await;
+    let mut reading = Reading::begin(ReadKind::Range, request.serializable);
+    let outcome = match reading.agree(member).await {
+        Ok(()) if member.shared().auth().is_enabled() => {
+            let read = read(member.store(), query);
+            Box::pin(access::read(member, context, |access| access.range(&request), read)).await
+        }
+        Ok(()) => read(member.store(), query).await,
+        Err(error) => Err(error),
+    };
+    let took = reading.end(member, outcome.is_ok());
     if took > member.config().slow_apply {
         let outcome = outcome.as_ref().map(|result| ReadOutcome::Range {
             count: result.kvs.len(),
@@ -146,40 +154,58 @@ pub async fn range<M: Member>(
     Ok(RangeReply { header, kvs: result.kvs, more: result.more, count: result.count })
 }
 
-/// Waits for the read index unless the read is serializable, reads, and counts and says how long that
-/// took.
-async fn timed<M: Member, T>(
-    member: &M,
+/// Counts a read, and says how long it took. No function around the read: a future that is handed on is held twice.
+struct Reading {
     kind: ReadKind,
     serializable: bool,
-    read: impl Future<Output = Result<T, Error>>,
-) -> (Result<T, Error>, Duration) {
-    let begun = Instant::now();
-    let (reading, outcome) = if serializable {
-        (Some(begun), read.await)
-    } else {
-        match member.read_index().await {
-            Ok(()) => (Some(Instant::now()), read.await),
-            Err(error) => (None, Err(error)),
-        }
-    };
-    let ended = Instant::now();
-    member.count_read(&ReadTimes {
-        kind,
-        success: outcome.is_ok(),
-        total: ended - begun,
-        in_store: reading.map(|reading| ended - reading),
-    });
-    if wants_stages(ended - begun) {
-        note_stages(Stages { agreed: reading.filter(|_| !serializable), ..Stages::default() });
+    begun: Instant,
+    /// When the store was asked.
+    agreed: Option<Instant>,
+}
+
+impl Reading {
+    fn begin(kind: ReadKind, serializable: bool) -> Self {
+        Self { kind, serializable, begun: Instant::now(), agreed: None }
     }
-    (outcome, ended - begun)
+
+    /// Waits for the read index unless the read is serializable.
+    async fn agree<M: Member>(&mut self, member: &M) -> Result<(), Error> {
+        if self.serializable {
+            self.agreed = Some(self.begun);
+        } else {
+            member.read_index().await?;
+            self.agreed = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    fn end<M: Member>(self, member: &M, success: bool) -> Duration {
+        let ended = Instant::now();
+        let total = ended - self.begun;
+        let in_store = self.agreed.map(|agreed| ended - agreed);
+        member.count_read(&ReadTimes { kind: self.kind, success, total, in_store });
+        if wants_stages(total) {
+            let agreed = self.agreed.filter(|_| !self.serializable);
+            note_stages(Stages { agreed, ..Stages::default() });
+        }
+        total
+    }
 }
 
 /// Reads without holding up the worker.
 async fn read(store: &Arc<Store>, query: RangeQuery) -> Result<RangeResult, Error> {
+    if let Some(result) = read_inline(store, &query)? {
+        return Ok(result);
+    }
+    let store = store.clone();
+    // In a box: short reads hold none of it.
+    Box::pin(off_thread(move || store.range(&query))).await?.map_err(Error::from)
+}
+
+/// Reads what is small; `None` if it may be more.
+fn read_inline(store: &Store, query: &RangeQuery) -> Result<Option<RangeResult>, Error> {
     if matches!(query.range, KeyRange::Single(_)) {
-        return Ok(store.range(&query)?);
+        return Ok(Some(store.range(query)?));
     }
     let in_key_order = query.sort_target == SortTarget::Key && query.sort_order != SortOrder::Descend;
     let unfiltered = [
@@ -192,17 +218,16 @@ async fn read(store: &Arc<Store>, query: RangeQuery) -> Result<RangeResult, Erro
     .all(|filter| *filter == 0);
     if in_key_order && unfiltered && !query.count_only {
         if query.without_total && (1..=INLINE_KEYS).contains(&query.limit) {
-            return Ok(store.range(&query)?);
+            return Ok(Some(store.range(query)?));
         }
         // A range that turns out to be small is answered whole by a look at its beginning.
         let limit = if query.limit > 0 { query.limit.min(INLINE_KEYS) } else { INLINE_KEYS };
         let beginning = store.range(&RangeQuery { limit, without_total: true, ..query.clone() })?;
         if !beginning.more {
-            return Ok(beginning);
+            return Ok(Some(beginning));
         }
     }
-    let store = store.clone();
-    off_thread(move || store.range(&query)).await?.map_err(Error::from)
+    Ok(None)
 }
 
 /// Runs work that takes long on a blocking thread. Dropping the future does not stop it.
@@ -366,7 +391,7 @@ pub async fn txn<M: Member>(
     let config = member.config();
     validate::txn(&request, config.max_txn_ops, config.compat)?;
     let mut response = if apply::is_read_only(&request) {
-        read_txn(member, context, request).await?
+        Box::pin(read_txn(member, context, request)).await?
     } else {
         let request = pb::InternalRaftRequest { txn: Some(request), ..Default::default() };
         match access::propose(member, context, request).await? {
@@ -383,15 +408,17 @@ async fn read_txn<M: Member>(
     context: &CallContext,
     request: pb::TxnRequest,
 ) -> Result<pb::TxnResponse, Error> {
-    let (compat, serializable) = (member.config().compat, apply::is_serializable(&request));
-    let reading = async {
-        let running = run_read_txn(member, &request, compat);
-        if member.shared().auth().is_enabled() {
-            return Box::pin(access::read(member, context, |access| access.txn(&request), running)).await;
+    let compat = member.config().compat;
+    let mut reading = Reading::begin(ReadKind::ReadonlyTxn, apply::is_serializable(&request));
+    let outcome = match reading.agree(member).await {
+        Ok(()) if member.shared().auth().is_enabled() => {
+            let running = run_read_txn(member, &request, compat);
+            Box::pin(access::read(member, context, |access| access.txn(&request), running)).await
         }
-        running.await
+        Ok(()) => run_read_txn(member, &request, compat).await,
+        Err(error) => Err(error),
     };
-    let (outcome, took) = timed(member, ReadKind::ReadonlyTxn, serializable, reading).await;
+    let took = reading.end(member, outcome.is_ok());
     if took > member.config().slow_apply {
         let outcome = outcome.as_ref().map(ReadOutcome::Txn);
         member.slow_read(&SlowRead { request: ReadRequest::Txn(&request), took, outcome });
@@ -446,21 +473,24 @@ pub async fn compact<M: Member>(
 
 /// Refuses what would not fit, and raises this member's NOSPACE alarm.
 pub(super) async fn check_quota<M: Member>(member: &M, cost: u64) -> Result<(), Error> {
-    let config = member.config();
-    if config.quota.allows(member.backend().size_bytes(), cost) {
+    if member.config().quota.allows(member.backend().size_bytes(), cost) {
         return Ok(());
     }
+    Box::pin(raise_alarm(member)).await;
+    // Whether the alarm is raised or not, the request does not fit.
+    Err(Error::NoSpace)
+}
+
+async fn raise_alarm<M: Member>(member: &M) {
     let alarm = pb::AlarmRequest {
         action: pb::alarm_request::AlarmAction::Activate as i32,
-        member_id: config.member_id.0,
+        member_id: member.config().member_id.0,
         alarm: pb::AlarmType::Nospace as i32,
     };
     let request = pb::InternalRaftRequest { alarm: Some(Box::new(alarm)), ..Default::default() };
-    // Whether the alarm is raised or not, the request does not fit.
     if let Err(error) = member.propose(request).await {
         tracing::warn!(%error, "failed to raise the NOSPACE alarm");
     }
-    Err(Error::NoSpace)
 }
 
 /// A reply of another kind than the request: a mistake of ours, reported instead of hidden.

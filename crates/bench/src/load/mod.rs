@@ -11,6 +11,7 @@ pub mod fill;
 pub mod ops;
 pub mod pace;
 pub mod report;
+mod update;
 mod watch;
 
 use std::cell::RefCell;

@@ -5,14 +5,13 @@ use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use clap::ValueEnum;
-use proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
-use proto::etcdserverpb::request_op::Request;
 use proto::etcdserverpb::{
-    Compare, LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
-    LeaseRevokeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, TxnResponse, response_op,
+    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseRevokeRequest,
+    PutRequest, RangeRequest,
 };
 
 use super::report::Class;
+use super::update;
 use crate::wire::{Channel, Duplex, Method, Status, frame};
 
 /// What the clients do.
@@ -278,32 +277,11 @@ impl Client {
             return self.get(false).await;
         }
         let slot = self.draw.below(self.mod_revisions.len() as u64) as usize;
-        let request = self.update_request(slot);
-        let answer: Result<TxnResponse, Status> = self.channel.call(&self.methods.txn, &request).await;
-        let result = answer.map(|answer| {
-            self.mod_revisions[slot] = match answer.succeeded {
-                true => answer.header.map_or(0, |header| header.revision),
-                false => found_revision(&answer),
-            };
-        });
+        let key = self.shared.space.key(self.number + slot as u64 * self.shared.clients);
+        let request = update::framed(&key, self.mod_revisions[slot], &self.shared.value);
+        let answer = self.channel.call_raw(&self.methods.txn, request).await;
+        let result = answer.and_then(|answer| Ok(self.mod_revisions[slot] = update::revision(answer)?));
         (Class::Txn, result)
-    }
-
-    fn update_request(&self, slot: usize) -> TxnRequest {
-        let put = self.put_request(self.number + slot as u64 * self.shared.clients);
-        let get = RangeRequest { key: put.key.clone(), ..Default::default() };
-        let compare = Compare {
-            result: CompareResult::Equal as i32,
-            target: CompareTarget::Mod as i32,
-            key: put.key.clone(),
-            target_union: Some(TargetUnion::ModRevision(self.mod_revisions[slot])),
-            ..Default::default()
-        };
-        TxnRequest {
-            compare: vec![compare],
-            success: vec![RequestOp { request: Some(Request::RequestPut(put)) }],
-            failure: vec![RequestOp { request: Some(Request::RequestRange(get)) }],
-        }
     }
 
     async fn lease(&mut self) -> (Class, Result<(), Status>) {
@@ -338,12 +316,6 @@ async fn renew(stream: &mut Duplex, id: i64) -> Result<(), Status> {
         Some(answer) if answer.ttl > 0 => Ok(()),
         _ => Err(Status { code: 5, message: format!("lease {id:x} is gone") }),
     }
-}
-
-fn found_revision(answer: &TxnResponse) -> i64 {
-    let response = answer.responses.first().and_then(|op| op.response.as_ref());
-    let Some(response_op::Response::ResponseRange(range)) = response else { return 0 };
-    range.kvs.first().map_or(0, |kv| kv.mod_revision)
 }
 
 #[cfg(test)]

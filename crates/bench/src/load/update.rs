@@ -1,0 +1,148 @@
+//! The update as Kubernetes makes it: if the key was last written at this revision, put, else get.
+//!
+//! Written and read without the messages in between: their fields cost the load a fifth of its CPU, and what the
+//! load uses of a core that it shares with the server is missing there.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+use proto::etcdserverpb::compare::CompareTarget;
+use proto::etcdserverpb::response_op::Response;
+use proto::etcdserverpb::{ResponseHeader, TxnResponse};
+
+use crate::wire::{PREFIX_BYTES, Status, undecodable};
+
+/// The framed `TxnRequest`.
+pub(super) fn framed(key: &[u8], mod_revision: i64, value: &[u8]) -> Bytes {
+    let revision = mod_revision as u64;
+    let get = field_len(key.len());
+    let compare = number_len(CompareTarget::Mod as u64) + field_len(key.len()) + number_len(revision);
+    let put = field_len(key.len()) + field_len(value.len());
+    let total = field_len(compare) + field_len(field_len(put)) + field_len(field_len(get));
+
+    let mut out = BytesMut::with_capacity(PREFIX_BYTES + total);
+    out.put_u8(0);
+    out.put_u32(total as u32);
+    // TxnRequest.compare, of which the result EQUAL is not written.
+    put_field_head(&mut out, 1, compare);
+    put_number(&mut out, 2, CompareTarget::Mod as u64);
+    put_field(&mut out, 3, key);
+    put_number(&mut out, 6, revision);
+    // TxnRequest.success, RequestOp.request_put
+    put_field_head(&mut out, 2, field_len(put));
+    put_field_head(&mut out, 2, put);
+    put_field(&mut out, 1, key);
+    put_field(&mut out, 2, value);
+    // TxnRequest.failure, RequestOp.request_range
+    put_field_head(&mut out, 3, field_len(get));
+    put_field_head(&mut out, 1, get);
+    put_field(&mut out, 1, key);
+    out.freeze()
+}
+
+/// The key's mod revision after the update that this `TxnResponse` answers.
+pub(super) fn revision(answer: Bytes) -> Result<i64, Status> {
+    let outcome = Outcome::decode(answer.clone()).map_err(undecodable)?;
+    if outcome.succeeded {
+        return Ok(outcome.header.map_or(0, |header| header.revision));
+    }
+    let answer = TxnResponse::decode(answer).map_err(undecodable)?;
+    let response = answer.responses.first().and_then(|op| op.response.as_ref());
+    let Some(Response::ResponseRange(range)) = response else { return Ok(0) };
+    Ok(range.kvs.first().map_or(0, |kv| kv.mod_revision))
+}
+
+/// What has to be known of a `TxnResponse` that says yes.
+#[derive(Clone, PartialEq, Message)]
+struct Outcome {
+    #[prost(message, optional, tag = "1")]
+    header: Option<ResponseHeader>,
+    #[prost(bool, tag = "2")]
+    succeeded: bool,
+}
+
+/// Bytes of a field of so many bytes. All tags here take one byte.
+fn field_len(bytes: usize) -> usize {
+    1 + encoded_len_varint(bytes as u64) + bytes
+}
+
+fn number_len(number: u64) -> usize {
+    1 + encoded_len_varint(number)
+}
+
+fn put_field_head(out: &mut BytesMut, tag: u32, bytes: usize) {
+    encode_key(tag, WireType::LengthDelimited, out);
+    encode_varint(bytes as u64, out);
+}
+
+fn put_field(out: &mut BytesMut, tag: u32, bytes: &[u8]) {
+    put_field_head(out, tag, bytes.len());
+    out.put_slice(bytes);
+}
+
+fn put_number(out: &mut BytesMut, tag: u32, number: u64) {
+    encode_key(tag, WireType::Varint, out);
+    encode_varint(number, out);
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::etcdserverpb::compare::{CompareResult, TargetUnion};
+    use proto::etcdserverpb::request_op::Request;
+    use proto::etcdserverpb::{
+        Compare, PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp, ResponseOp, TxnRequest,
+    };
+    use proto::mvccpb::KeyValue;
+
+    use super::*;
+
+    fn message(key: &Bytes, mod_revision: i64, value: &Bytes) -> TxnRequest {
+        let put = PutRequest { key: key.clone(), value: value.clone(), ..Default::default() };
+        let get = RangeRequest { key: key.clone(), ..Default::default() };
+        let compare = Compare {
+            result: CompareResult::Equal as i32,
+            target: CompareTarget::Mod as i32,
+            key: key.clone(),
+            target_union: Some(TargetUnion::ModRevision(mod_revision)),
+            ..Default::default()
+        };
+        TxnRequest {
+            compare: vec![compare],
+            success: vec![RequestOp { request: Some(Request::RequestPut(put)) }],
+            failure: vec![RequestOp { request: Some(Request::RequestRange(get)) }],
+        }
+    }
+
+    #[test]
+    fn the_request_is_what_the_message_encodes_to() {
+        for (key_bytes, value_bytes, revision) in
+            [(1, 1, 0), (40, 1000, 128), (127, 16_384, i64::MAX), (128, 127, 1)]
+        {
+            let (key, value) = (Bytes::from(vec![b'k'; key_bytes]), Bytes::from(vec![b'v'; value_bytes]));
+            let message = message(&key, revision, &value);
+            assert_eq!(
+                framed(&key, revision, &value),
+                crate::wire::frame(&message),
+                "{key_bytes} {value_bytes}"
+            );
+        }
+    }
+
+    fn answer(succeeded: bool, response: Response) -> Bytes {
+        let header = Some(ResponseHeader { revision: 7, ..Default::default() });
+        let responses = vec![ResponseOp { response: Some(response) }];
+        TxnResponse { header, succeeded, responses }.encode_to_vec().into()
+    }
+
+    #[test]
+    fn the_revision_is_that_of_the_put_or_of_the_key_found() {
+        let put = Response::ResponsePut(PutResponse::default());
+        assert_eq!(revision(answer(true, put)).unwrap(), 7);
+        let kvs = vec![KeyValue { mod_revision: 5, ..Default::default() }];
+        let found = Response::ResponseRange(RangeResponse { kvs, ..Default::default() });
+        assert_eq!(revision(answer(false, found)).unwrap(), 5);
+        let nothing = Response::ResponseRange(RangeResponse::default());
+        assert_eq!(revision(answer(false, nothing)).unwrap(), 0);
+        assert_eq!(revision(Bytes::from_static(&[0xff])).unwrap_err().code, 13);
+    }
+}
