@@ -64,7 +64,7 @@ impl Status {
     }
 }
 
-/// Of an answer.
+/// The status of a call whose answer is no such message.
 pub(crate) fn undecodable(error: prost::DecodeError) -> Status {
     Status { code: 13, message: format!("answer does not decode: {error}") }
 }

@@ -25,11 +25,11 @@ const READ_BYTES: usize = 64 << 10;
 /// About as many as one connection writes before others have their turn: a reader as fast as we are takes
 /// whatever there is.
 const WRITE_BYTES: usize = 256 << 10;
-/// As many are given to the kernel at once. A thread that has woken up meanwhile gets this core when the call
-/// comes back, and a quarter of a megabyte takes milliseconds on a virtual machine.
+/// As many are given to the kernel at once. A thread that has woken up meanwhile waits for the call to come back,
+/// and a quarter of a megabyte takes milliseconds on a virtual machine.
 const CALL_BYTES: usize = 64 << 10;
-/// Behind a call that took as many the core is offered to who waits for it: a thread that sends and sends has used
-/// up its slice long before the next tick of the clock takes the core from it.
+/// Behind a call that wrote as many the core is offered to who waits for it: the scheduler by itself may take it at
+/// the next tick of the clock only, several calls later.
 const LONG_CALL_BYTES: usize = CALL_BYTES / 2;
 /// Slices given to one write.
 const SLICES: usize = 32;

@@ -199,3 +199,26 @@ impl Member for Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use api::grpc::CallContext;
+    use api::services::kv;
+
+    use super::*;
+
+    fn bytes_of<'a, Request, Answer: Future>(
+        _handler: fn(&'a Node, &'a CallContext, Request) -> Answer,
+    ) -> usize {
+        size_of::<Answer>()
+    }
+
+    /// Each call that waits is as large as its handler's future, which is also copied once. A request or another
+    /// future that is kept beside what is awaited shows here: they were 1,224, 1,208 and 3,208 bytes once.
+    #[test]
+    fn calls_that_wait_are_small() {
+        assert!(bytes_of(kv::put::<Node>) <= 800, "{}", bytes_of(kv::put::<Node>));
+        assert!(bytes_of(kv::txn::<Node>) <= 800, "{}", bytes_of(kv::txn::<Node>));
+        assert!(bytes_of(kv::range::<Node>) <= 1200, "{}", bytes_of(kv::range::<Node>));
+    }
+}

@@ -154,12 +154,13 @@ pub async fn range<M: Member>(
     Ok(RangeReply { header, kvs: result.kvs, more: result.more, count: result.count })
 }
 
-/// Counts a read, and says how long it took. No function around the read: a future that is handed on is held twice.
+/// Counts a read, and says how long it took: two calls around the read instead of a function that takes it, as a future
+/// that is passed on is held twice.
 struct Reading {
     kind: ReadKind,
     serializable: bool,
     begun: Instant,
-    /// When the store was asked.
+    /// From when on the store could be asked.
     agreed: Option<Instant>,
 }
 

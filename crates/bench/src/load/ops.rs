@@ -280,8 +280,8 @@ impl Client {
         let key = self.shared.space.key(self.number + slot as u64 * self.shared.clients);
         let request = update::framed(&key, self.mod_revisions[slot], &self.shared.value);
         let answer = self.channel.call_raw(&self.methods.txn, request).await;
-        let result = answer.and_then(|answer| Ok(self.mod_revisions[slot] = update::revision(answer)?));
-        (Class::Txn, result)
+        let revision = answer.and_then(update::revision);
+        (Class::Txn, revision.map(|revision| self.mod_revisions[slot] = revision))
     }
 
     async fn lease(&mut self) -> (Class, Result<(), Status>) {

@@ -12,30 +12,31 @@ use proto::etcdserverpb::{ResponseHeader, TxnResponse};
 
 use crate::wire::{PREFIX_BYTES, Status, undecodable};
 
-/// The framed `TxnRequest`.
+/// The framed `TxnRequest`. Neither key nor value may be empty: an empty field is not written.
 pub(super) fn framed(key: &[u8], mod_revision: i64, value: &[u8]) -> Bytes {
     let revision = mod_revision as u64;
-    let get = field_len(key.len());
-    let compare = number_len(CompareTarget::Mod as u64) + field_len(key.len()) + number_len(revision);
-    let put = field_len(key.len()) + field_len(value.len());
-    let total = field_len(compare) + field_len(field_len(put)) + field_len(field_len(get));
+    let key_bytes = field_len(key.len());
+    let compare_bytes = number_len(CompareTarget::Mod as u64) + key_bytes + number_len(revision);
+    let put_bytes = key_bytes + field_len(value.len());
+    let total_bytes =
+        field_len(compare_bytes) + field_len(field_len(put_bytes)) + field_len(field_len(key_bytes));
 
-    let mut out = BytesMut::with_capacity(PREFIX_BYTES + total);
+    let mut out = BytesMut::with_capacity(PREFIX_BYTES + total_bytes);
     out.put_u8(0);
-    out.put_u32(total as u32);
+    out.put_u32(total_bytes as u32);
     // TxnRequest.compare, of which the result EQUAL is not written.
-    put_field_head(&mut out, 1, compare);
+    put_field_head(&mut out, 1, compare_bytes);
     put_number(&mut out, 2, CompareTarget::Mod as u64);
     put_field(&mut out, 3, key);
     put_number(&mut out, 6, revision);
     // TxnRequest.success, RequestOp.request_put
-    put_field_head(&mut out, 2, field_len(put));
-    put_field_head(&mut out, 2, put);
+    put_field_head(&mut out, 2, field_len(put_bytes));
+    put_field_head(&mut out, 2, put_bytes);
     put_field(&mut out, 1, key);
     put_field(&mut out, 2, value);
     // TxnRequest.failure, RequestOp.request_range
-    put_field_head(&mut out, 3, field_len(get));
-    put_field_head(&mut out, 1, get);
+    put_field_head(&mut out, 3, field_len(key_bytes));
+    put_field_head(&mut out, 1, key_bytes);
     put_field(&mut out, 1, key);
     out.freeze()
 }
@@ -52,7 +53,7 @@ pub(super) fn revision(answer: Bytes) -> Result<i64, Status> {
     Ok(range.kvs.first().map_or(0, |kv| kv.mod_revision))
 }
 
-/// What has to be known of a `TxnResponse` that says yes.
+/// What has to be known of a `TxnResponse` that says yes; what else it has is skipped unread.
 #[derive(Clone, PartialEq, Message)]
 struct Outcome {
     #[prost(message, optional, tag = "1")]
