@@ -24,7 +24,7 @@ const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// Receive window of a connection.
 const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 /// Bytes in front of every gRPC message: one flag, four of length.
-pub(crate) const PREFIX_BYTES: usize = 5;
+const PREFIX_BYTES: usize = 5;
 /// A message is put together in memory taken at once, whatever its length says up to here.
 const MOST_RESERVED_BYTES: usize = 16 << 20;
 
@@ -133,20 +133,20 @@ impl Method {
 
 /// Frames one message.
 pub fn frame(message: &impl Message) -> Bytes {
-    let length = message.encoded_len();
-    let mut out = BytesMut::with_capacity(PREFIX_BYTES + length);
-    out.put_u8(0);
-    out.put_u32(length as u32);
-    message.encode(&mut out).expect("the buffer has the encoded length");
-    out.freeze()
+    frame_with(message.encoded_len(), |out| message.encode_raw(out))
 }
 
 /// Frames bytes that are not necessarily a message.
 pub fn frame_raw(message: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(PREFIX_BYTES + message.len());
+    frame_with(message.len(), |out| out.put_slice(message))
+}
+
+/// Frames a message of so many bytes that `write` writes.
+pub(crate) fn frame_with(bytes: usize, write: impl FnOnce(&mut BytesMut)) -> Bytes {
+    let mut out = BytesMut::with_capacity(PREFIX_BYTES + bytes);
     out.put_u8(0);
-    out.put_u32(message.len() as u32);
-    out.put_slice(message);
+    out.put_u32(bytes as u32);
+    write(&mut out);
     out.freeze()
 }
 

@@ -312,6 +312,7 @@ impl Lane {
     }
 
     fn leave(&self, id: RequestId) {
+        // The table is free before the waiter is dropped: what its waker holds may wait, and leave, here too.
         let left = self.waiters.borrow_mut().remove(&id.0);
         if let Some(waiter) = left {
             self.bytes_under_way.set(self.bytes_under_way.get() - waiter.bytes);

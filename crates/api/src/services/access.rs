@@ -161,17 +161,26 @@ async fn propose_as_caller<M: Member>(
     member.propose(request).await
 }
 
-/// Reads what the caller may read.
-pub async fn read<M: Member, T>(
+/// Reads what the caller may read. Not an async function: it would hold `get` twice.
+pub fn read<M: Member, T>(
+    member: &M,
+    context: &CallContext,
+    check: impl Fn(&Access<'_>) -> Result<(), AuthError>,
+    get: impl Future<Output = Result<T, Error>>,
+) -> impl Future<Output = Result<T, Error>> {
+    match member.shared().auth().is_enabled() {
+        true => Either::Left(Box::pin(read_as_caller(member, context, check, get))),
+        false => Either::Right(get),
+    }
+}
+
+async fn read_as_caller<M: Member, T>(
     member: &M,
     context: &CallContext,
     check: impl Fn(&Access<'_>) -> Result<(), AuthError>,
     get: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
-    if !member.shared().auth().is_enabled() {
-        return get.await;
-    }
-    let who = Box::pin(identity(member, context)).await?.unwrap_or_default();
+    let who = identity(member, context).await?.unwrap_or_default();
     let auth = member.shared().auth();
     {
         let lessor = member.shared().lessor.lock();

@@ -127,11 +127,10 @@ pub async fn range<M: Member>(
     let query = apply::range::query(&request, compat);
     let mut reading = Reading::begin(ReadKind::Range, request.serializable);
     let outcome = match reading.agree(member).await {
-        Ok(()) if member.shared().auth().is_enabled() => {
+        Ok(()) => {
             let read = read(member.store(), query);
-            Box::pin(access::read(member, context, |access| access.range(&request), read)).await
+            access::read(member, context, |access| access.range(&request), read).await
         }
-        Ok(()) => read(member.store(), query).await,
         Err(error) => Err(error),
     };
     let took = reading.end(member, outcome.is_ok());
@@ -412,11 +411,10 @@ async fn read_txn<M: Member>(
     let compat = member.config().compat;
     let mut reading = Reading::begin(ReadKind::ReadonlyTxn, apply::is_serializable(&request));
     let outcome = match reading.agree(member).await {
-        Ok(()) if member.shared().auth().is_enabled() => {
+        Ok(()) => {
             let running = run_read_txn(member, &request, compat);
-            Box::pin(access::read(member, context, |access| access.txn(&request), running)).await
+            access::read(member, context, |access| access.txn(&request), running).await
         }
-        Ok(()) => run_read_txn(member, &request, compat).await,
         Err(error) => Err(error),
     };
     let took = reading.end(member, outcome.is_ok());
