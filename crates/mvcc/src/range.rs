@@ -262,6 +262,34 @@ impl Store {
         unreachable!("a read that keeps the lock is not disturbed")
     }
 
+    /// Reads a range if `keys` keys of the index are all it takes to look at; otherwise nothing was fetched. Holds
+    /// the lock for that many.
+    pub fn range_within(&self, query: &RangeQuery, keys: usize) -> Result<Option<RangeResult>, ReadError> {
+        if matches!(query.range, KeyRange::Single(_)) {
+            return self.range(query).map(Some);
+        }
+        let state = self.state.read();
+        let at = state.resolve(query.revision)?;
+        if !query.count_only
+            && query.take() > keys
+            && state.count_now(&query.range, at).is_some_and(|total| total > keys)
+        {
+            return Ok(None);
+        }
+        let mut selection = Selection::default();
+        let mut next = select(&state, query, at, None, keys, &mut selection);
+        while let Some(from) = next {
+            if selection.visited >= keys {
+                return Ok(None);
+            }
+            next = select(&state, query, at, Some(&from), keys - selection.visited, &mut selection);
+        }
+        let (revision, view) = (state.current, self.backend.view());
+        drop(state);
+        self.counters.ranges.fetch_add(1, Relaxed);
+        finish(query, selection, &Source::new(&view, &[])?, revision).map(Some)
+    }
+
     /// The most frequent read: nothing to sort, nothing to cut.
     fn range_single(&self, key: &Bytes, query: &RangeQuery) -> Result<RangeResult, ReadError> {
         let state = self.state.read();
@@ -356,7 +384,8 @@ pub(crate) fn range_in_txn(
     finish(query, selection, source, current)
 }
 
-/// Walks up to `chunk` keys that exist. Returns where to go on, `None` when the walk is complete.
+/// Walks up to `chunk` keys, those that did not exist then among them. Returns where to go on, `None` when the walk
+/// is complete.
 ///
 /// At the newest revision the number of keys is known without a walk, so there it ends with the
 /// last result. Only the first chunk is sure to see that revision as the newest one: the number is
@@ -371,8 +400,7 @@ fn select(
 ) -> Option<Vec<u8>> {
     let (take, filters) = (if query.count_only { 0 } else { query.take() }, query.has_filters());
     let ends_early = query.without_total && !query.count_only;
-    if selection.taken == take
-        && !ends_early
+    if take == 0
         && let Some(total) = selection.total.or_else(|| state.count_now(&query.range, at))
     {
         selection.count = total;
@@ -380,28 +408,36 @@ fn select(
     }
     let bound = selection.visited.saturating_add(chunk);
     let end = state.index.walk(&query.range, from, at, |key, found| {
-        selection.count += 1;
         selection.visited += 1;
-        if selection.taken < take {
-            if !filters || query.passes(&found) {
-                let key = if query.needs_keys() { key.into() } else { Box::default() };
-                selection.records.push(Selected { found, key });
-                selection.taken += 1;
-            }
-            if selection.taken == take {
-                return ControlFlow::Break(if ends_early { None } else { Some([key, b"\0"].concat()) });
+        if let Some(found) = found {
+            selection.count += 1;
+            if selection.taken < take {
+                if !filters || query.passes(&found) {
+                    let key = if query.needs_keys() { key.into() } else { Box::default() };
+                    selection.records.push(Selected { found, key });
+                    selection.taken += 1;
+                }
+                if selection.taken == take {
+                    return ControlFlow::Break(if ends_early { None } else { Some([key, b"\0"].concat()) });
+                }
             }
         }
-        match selection.visited == bound {
+        match selection.visited >= bound {
             true => ControlFlow::Break(Some([key, b"\0"].concat())),
             false => ControlFlow::Continue(()),
         }
     });
-    let next = end.break_value().flatten();
-    if next.is_some() && !ends_early && selection.total.is_none() {
-        selection.total = state.count_now(&query.range, at);
+    let next = end.break_value().flatten()?;
+    if !ends_early {
+        selection.total = selection.total.or_else(|| state.count_now(&query.range, at));
+        if selection.taken == take
+            && let Some(total) = selection.total
+        {
+            selection.count = total;
+            return None;
+        }
     }
-    next
+    Some(next)
 }
 
 /// Walks to the end under one lock.

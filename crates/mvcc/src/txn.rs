@@ -176,7 +176,10 @@ impl WriteTxn<'_> {
     /// Up to [`DELETE_CHUNK`] keys of the range, and where to go on.
     fn existing_keys(&self, range: &KeyRange, from: Option<&[u8]>, at: i64) -> (Vec<Bytes>, Option<Vec<u8>>) {
         let mut keys = Vec::new();
-        let end = self.store.state.read().index.walk(range, from, at, |key, _| {
+        let end = self.store.state.read().index.walk(range, from, at, |key, found| {
+            if found.is_none() {
+                return ControlFlow::Continue(());
+            }
             keys.push(Bytes::copy_from_slice(key));
             match keys.len() {
                 DELETE_CHUNK => ControlFlow::Break([key, b"\0"].concat()),

@@ -5,7 +5,7 @@ mod common;
 
 use backend::WriteSet;
 use env::sim::SimDisk;
-use mvcc::{RangeQuery, Store};
+use mvcc::{RangeQuery, SortOrder, Store};
 use types::{KeyRange, LeaseId};
 
 use common::{everything, open, read_all};
@@ -50,6 +50,42 @@ fn limits_around_chunks() {
     }
     let empty = KeyRange::Span("x".into(), "a".into());
     assert_eq!(store.range(&RangeQuery::new(empty)).unwrap().count, 0);
+}
+
+/// Whether a query is small, by the keys it takes to look at: those that it wants, with one more to know whether there
+/// are more, and without those that are only counted if the newest revision is read.
+#[test]
+fn small_ranges() {
+    let store = filled();
+    let mut txn = store.write();
+    txn.delete_range(&KeyRange::Span(key(0).into(), key(1000).into())).unwrap();
+    txn.commit(WriteSet::default());
+    let from = |first: usize| RangeQuery::new(KeyRange::From(key(first).into()));
+    let small = |query: RangeQuery, keys| {
+        let ranges = store.counters().ranges.load(std::sync::atomic::Ordering::Relaxed);
+        let result = store.range_within(&query, keys).unwrap();
+        let counted = store.counters().ranges.load(std::sync::atomic::Ordering::Relaxed) - ranges;
+        assert_eq!(counted, u64::from(result.is_some()));
+        let Some(result) = result else { return false };
+        let whole = store.range(&query).unwrap();
+        assert_eq!((result.count, result.more, result.revision), (whole.count, whole.more, whole.revision));
+        assert_eq!(result.kvs, whole.kvs);
+        true
+    };
+    assert!(small(from(1200), 101) && !small(from(1200), 100), "the end is a look more");
+    assert!(small(RangeQuery { limit: 100, ..from(1000) }, 101));
+    assert!(!small(RangeQuery { limit: 100, ..from(1000) }, 100));
+    assert!(small(RangeQuery { count_only: true, ..from(1000) }, 1));
+    assert!(!small(RangeQuery { sort_order: SortOrder::Descend, limit: 1, ..from(1000) }, 100));
+    assert!(small(RangeQuery { sort_order: SortOrder::Descend, limit: 1, ..from(1250) }, 100));
+    // What is counted by a walk.
+    assert!(!small(RangeQuery { revision: 2, count_only: true, ..from(1000) }, 300));
+    assert!(small(RangeQuery { revision: 2, count_only: true, ..from(1000) }, 301));
+    assert!(!small(RangeQuery { revision: 2, limit: 10, ..from(1000) }, 300));
+    assert!(small(RangeQuery { revision: 2, limit: 10, without_total: true, ..from(1000) }, 11));
+    // Keys that are deleted are looked at.
+    assert!(!small(RangeQuery { limit: 1, ..from(0) }, 500));
+    assert!(small(RangeQuery::key(key(1299)), 1) && small(RangeQuery::key(key(5)), 1));
 }
 
 #[test]

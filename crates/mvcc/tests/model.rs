@@ -333,6 +333,12 @@ impl Machine {
                     ..RangeQuery::new(everything())
                 };
                 let result = self.store.range(&query).unwrap();
+                if let Some(small) = self.store.range_within(&query, 8).unwrap() {
+                    assert_eq!(
+                        (small.kvs, small.count, small.more),
+                        (result.kvs.clone(), result.count, result.more)
+                    );
+                }
                 let mut expected = all.clone();
                 expected.retain(|(_, value)| min_mod_revision == 0 || value.mod_revision >= min_mod_revision);
                 let limit = if limit == 0 { usize::MAX } else { limit as usize };

@@ -25,8 +25,8 @@ use crate::grpc::{
 };
 use crate::member::{Headers, Member, ReadKind, ReadOutcome, ReadRequest, ReadTimes, SlowRead};
 
-/// Keys that a read may take up on the thread of its connection.
-const INLINE_KEYS: i64 = 128;
+/// Keys that a read may look at on the thread of its connection.
+const INLINE_KEYS: usize = 128;
 /// Encoded key-values from this length on are sent as they are instead of being copied.
 const PIECE_BYTES: usize = 16 << 10;
 /// Keys of the first part of a streamed range.
@@ -194,40 +194,12 @@ impl Reading {
 
 /// Reads without holding up the worker.
 async fn read(store: &Arc<Store>, query: RangeQuery) -> Result<RangeResult, Error> {
-    if let Some(result) = read_inline(store, &query)? {
+    if let Some(result) = store.range_within(&query, INLINE_KEYS)? {
         return Ok(result);
     }
     let store = store.clone();
     // In a box: short reads hold none of it.
     Box::pin(off_thread(move || store.range(&query))).await?.map_err(Error::from)
-}
-
-/// Reads what is small; `None` if it may be more.
-fn read_inline(store: &Store, query: &RangeQuery) -> Result<Option<RangeResult>, Error> {
-    if matches!(query.range, KeyRange::Single(_)) {
-        return Ok(Some(store.range(query)?));
-    }
-    let in_key_order = query.sort_target == SortTarget::Key && query.sort_order != SortOrder::Descend;
-    let unfiltered = [
-        query.min_mod_revision,
-        query.max_mod_revision,
-        query.min_create_revision,
-        query.max_create_revision,
-    ]
-    .iter()
-    .all(|filter| *filter == 0);
-    if in_key_order && unfiltered && !query.count_only {
-        if query.without_total && (1..=INLINE_KEYS).contains(&query.limit) {
-            return Ok(Some(store.range(query)?));
-        }
-        // A range that turns out to be small is answered whole by a look at its beginning.
-        let limit = if query.limit > 0 { query.limit.min(INLINE_KEYS) } else { INLINE_KEYS };
-        let beginning = store.range(&RangeQuery { limit, without_total: true, ..query.clone() })?;
-        if !beginning.more {
-            return Ok(Some(beginning));
-        }
-    }
-    Ok(None)
 }
 
 /// Runs work that takes long on a blocking thread. Dropping the future does not stop it.

@@ -276,7 +276,7 @@ impl<'a> Page<'a> {
         // all from `high` on greater.
         let mut upwards = None;
         while let Some(index) = probe {
-            let direction = match self.key(index)?.cmp(key) {
+            let direction = match compare(self.key(index)?, key) {
                 Ordering::Equal => return Ok(Ok(index)),
                 Ordering::Less => {
                     low = index + 1;
@@ -296,7 +296,7 @@ impl<'a> Page<'a> {
         }
         while low < high {
             let middle = low.midpoint(high);
-            match self.key(middle)?.cmp(key) {
+            match compare(self.key(middle)?, key) {
                 Ordering::Less => low = middle + 1,
                 Ordering::Equal => return Ok(Ok(middle)),
                 Ordering::Greater => high = middle,
@@ -318,7 +318,10 @@ impl<'a> Page<'a> {
             return Ok(None);
         }
         let offset = leading_number(key).clamp(low, high) - low;
-        Ok(Some((u128::from(offset) * last as u128 / u128::from(high - low)) as usize))
+        Ok(Some(match offset.checked_mul(last as u64) {
+            Some(product) => (product / (high - low)) as usize,
+            None => (u128::from(offset) * last as u128 / u128::from(high - low)) as usize,
+        }))
     }
 
     /// Index of the child of a branch page under which `key` belongs.
@@ -331,6 +334,16 @@ impl<'a> Page<'a> {
             Ok(index) => index,
             Err(index) => index.saturating_sub(1),
         })
+    }
+}
+
+/// The order of two keys. Most differ in their first eight bytes, and then no function for any length is called.
+#[inline]
+fn compare(left: &[u8], right: &[u8]) -> Ordering {
+    match (left.split_first_chunk::<8>(), right.split_first_chunk::<8>()) {
+        (Some((left, left_rest)), Some((right, right_rest))) if left == right => left_rest.cmp(right_rest),
+        (Some((left, _)), Some((right, _))) => u64::from_be_bytes(*left).cmp(&u64::from_be_bytes(*right)),
+        _ => left.cmp(right),
     }
 }
 

@@ -123,19 +123,17 @@ impl Index {
         });
     }
 
-    /// Visits the keys of `range` that exist at `at`, from key `from` on if given.
+    /// Visits the keys of `range`, from key `from` on if given, with what they were at `at`; `None` for those that
+    /// did not exist then.
     pub(crate) fn walk<B>(
         &self,
         range: &KeyRange,
         from: Option<&[u8]>,
         at: i64,
-        mut visit: impl FnMut(&[u8], Found) -> ControlFlow<B>,
+        mut visit: impl FnMut(&[u8], Option<Found>) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
         if let KeyRange::Single(key) = range {
-            return match self.get(key, at).filter(|_| !key.is_empty()) {
-                Some(found) => visit(key, found),
-                None => ControlFlow::Continue(()),
-            };
+            return visit(key, self.get(key, at).filter(|_| !key.is_empty()));
         }
         let end: Option<&[u8]> = match range {
             KeyRange::Span(_, end) => Some(end),
@@ -146,10 +144,7 @@ impl Index {
             if end.is_some_and(|end| key >= end) {
                 return ControlFlow::Break(None);
             }
-            match entry.at(at) {
-                Some(found) => visit(key, found).map_break(Some),
-                None => ControlFlow::Continue(()),
-            }
+            visit(key, entry.at(at)).map_break(Some)
         });
         match result {
             ControlFlow::Break(Some(result)) => ControlFlow::Break(result),
