@@ -42,15 +42,31 @@ pub struct RecordReader<'a> {
 impl<'a> RecordReader<'a> {
     /// One record.
     pub fn record(&self, key: RecordKey) -> Result<Option<RecordValue<'a>>, Error> {
-        for segment in self.view.segments_newest_first() {
-            if let Some(value) = segment.record(key) {
-                return Ok(Some(RecordValue::Pending(value)));
-            }
+        if let Some(value) = self.pending(key) {
+            return Ok(Some(value));
         }
         match self.bucket {
             Some(bucket) => Ok(bucket.get(&key.encode())?.map(RecordValue::Mapped)),
             None => Ok(None),
         }
+    }
+
+    /// Several records in the order of their keys, in less time than one by one: see [`bolt::Bucket::get_all`].
+    pub fn records(&self, keys: &[RecordKey]) -> Result<Vec<Option<RecordValue<'a>>>, Error> {
+        let mut values: Vec<_> = keys.iter().map(|key| self.pending(*key)).collect();
+        if let Some(bucket) = self.bucket {
+            let missing: Vec<usize> = (0..keys.len()).filter(|index| values[*index].is_none()).collect();
+            let encoded: Vec<_> = missing.iter().map(|index| keys[*index].encode()).collect();
+            for (index, value) in missing.into_iter().zip(bucket.get_all(&encoded)?) {
+                values[index] = value.map(RecordValue::Mapped);
+            }
+        }
+        Ok(values)
+    }
+
+    /// A record that is not yet in the file.
+    fn pending(&self, key: RecordKey) -> Option<RecordValue<'a>> {
+        self.view.segments_newest_first().find_map(|segment| segment.record(key)).map(RecordValue::Pending)
     }
 }
 

@@ -30,11 +30,11 @@ mod meta;
 mod page;
 
 pub use meta::{FREELIST_NOT_PERSISTED, META_BYTES, Meta, MetaError, VERSION};
+pub(crate) use page::{Bounds, write_branch_element, write_leaf_element};
 pub use page::{
     BranchElement, BucketHeader, LeafElement, Page, PageError, PageFault, PageHeader, PageKind,
     freelist_image, freelist_pages, parse_freelist, parse_page,
 };
-pub(crate) use page::{write_branch_element, write_leaf_element};
 
 /// Number of a page in the file.
 pub type PageId = u64;

@@ -58,7 +58,8 @@ fn walk(bucket: Bucket<'_>, depth: u32, left: &mut u32) -> Result<(), Error> {
         if *left == 0 {
             return Ok(());
         }
-        let _ = bucket.get(key)?;
+        let alone = bucket.get(key)?;
+        assert_eq!(bucket.get_all(&[key, b"00100"])?[0], alone);
         match value {
             Value::Data(_) => {}
             Value::Bucket(nested) if depth < 50 => drop(walk(nested, depth + 1, left)),

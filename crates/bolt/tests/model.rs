@@ -107,6 +107,10 @@ fn content(bucket: Bucket<'_>) -> Tree {
     }
     backwards.reverse();
     assert!(backwards.iter().eq(tree.0.keys()), "both directions show the same keys");
+    let absent = [b"".to_vec(), b"k00250x".to_vec(), b"zzz".to_vec()];
+    let keys: Vec<_> = absent.iter().chain(tree.0.keys()).collect();
+    let single: Vec<_> = keys.iter().map(|key| bucket.get(key).unwrap()).collect();
+    assert_eq!(bucket.get_all(&keys).unwrap(), single);
     for probe in [&b"k00100"[..], b"k00250x", b"", b"zzz"] {
         let found = bucket.cursor().seek(probe).unwrap().map(|(key, _)| key.to_vec());
         assert_eq!(found.as_ref(), tree.0.range(probe.to_vec()..).next().map(|(key, _)| key));
@@ -359,6 +363,9 @@ fn run_deep(steps: &[DeepStep]) {
         let bucket = read.bucket(b"deep").unwrap().unwrap();
         let found: Vec<_> = bucket.iter().map(|item| item.unwrap().0.to_vec()).collect();
         assert!(found.iter().eq(model.keys()));
+        let (keys, values): (Vec<_>, Vec<_>) =
+            model.iter().map(|(key, value)| (key, Some(&value[..]))).unzip();
+        assert_eq!(bucket.get_all(&keys).unwrap(), values);
     }
 }
 

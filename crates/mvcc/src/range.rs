@@ -28,6 +28,8 @@ use crate::store::{ReadError, State, Store};
 
 /// Keys visited under one lock.
 const CHUNK_KEYS: usize = 256;
+/// Records looked up together.
+const GROUP_RECORDS: usize = 16;
 /// What a read may take of a core before it lets others have it.
 const BREATHE_AFTER: Duration = Duration::from_micros(200);
 /// Chunked tries of a read at the latest revision before it keeps the lock.
@@ -219,6 +221,19 @@ impl<'a> Source<'a> {
         self.reader.record(RecordKey::put(revision))?.ok_or(ReadError::MissingRecord { revision })
     }
 
+    /// The records of several puts.
+    fn records(&self, selected: &[Selected]) -> Result<Vec<RecordValue<'_>>, ReadError> {
+        let revisions = selected.iter().map(|selected| selected.found.modified);
+        if !self.own.is_empty() {
+            return revisions.map(|revision| self.record(revision)).collect();
+        }
+        let keys: Vec<RecordKey> = revisions.map(RecordKey::put).collect();
+        let records = self.reader.records(&keys)?.into_iter().zip(&keys);
+        records
+            .map(|(record, key)| record.ok_or(ReadError::MissingRecord { revision: key.revision }))
+            .collect()
+    }
+
     /// The lease in the record of a put.
     pub(crate) fn lease(&self, revision: Revision) -> Result<i64, ReadError> {
         let record = self.record(revision)?;
@@ -320,12 +335,10 @@ impl Store {
         let mut builder = KvsBuilder::new(if next.is_some() { usize::MAX } else { selection.taken });
         let mut breath = Breath::new();
         loop {
-            for selected in selection.records.drain(..) {
-                // One more than the limit is selected, to know whether there are more.
-                if builder.len() < query.limit() {
-                    push(query, &selected.key, &selected.found, source, &mut builder)?;
-                }
-            }
+            // One more than the limit is selected, to know whether there are more.
+            selection.records.truncate(query.limit() - builder.len());
+            push_all(query, &selection.records, source, &mut builder)?;
+            selection.records.clear();
             let Some(from) = next else { break };
             breath.take();
             let state = self.state.read();
@@ -464,9 +477,7 @@ fn finish(
         sort(query, &mut records);
         records.truncate(query.limit());
         let mut builder = KvsBuilder::new(records.len());
-        for selected in &records {
-            push(query, &selected.key, &selected.found, source, &mut builder)?;
-        }
+        push_all(query, &records, source, &mut builder)?;
         builder.finish()
     };
     Ok(RangeResult { kvs, count: count as i64, more, revision })
@@ -527,8 +538,9 @@ fn sorted_by_value(
     source: &Source<'_>,
 ) -> Result<EncodedKvs, ReadError> {
     let mut fetched = Vec::with_capacity(records.len());
-    for selected in records {
-        fetched.push((selected.found.modified, source.record(selected.found.modified)?));
+    for group in records.chunks(GROUP_RECORDS) {
+        let revisions = group.iter().map(|selected| selected.found.modified);
+        fetched.extend(revisions.zip(source.records(group)?));
     }
     let mut parsed = Vec::with_capacity(fetched.len());
     for (revision, record) in &fetched {
@@ -548,6 +560,21 @@ fn sorted_by_value(
         }
     }
     Ok(builder.finish())
+}
+
+fn push_all(
+    query: &RangeQuery,
+    selected: &[Selected],
+    source: &Source<'_>,
+    builder: &mut KvsBuilder,
+) -> Result<(), ReadError> {
+    if query.keys_only {
+        return selected.iter().try_for_each(|one| push(query, &one.key, &one.found, source, builder));
+    }
+    for group in selected.chunks(GROUP_RECORDS) {
+        source.records(group)?.iter().for_each(|record| builder.push_record(record));
+    }
+    Ok(())
 }
 
 fn push(

@@ -269,9 +269,26 @@ impl<'a> Page<'a> {
     /// fetch for each key that is looked at.
     #[inline]
     pub fn search(&self, key: &[u8]) -> Result<Result<usize, usize>, PageError> {
+        self.search_from(key, self.guess(key)?)
+    }
+
+    /// [`Page::search`] of a page whose keys are known to lie between two, which saves the look at both ends of it.
+    #[inline]
+    pub(crate) fn search_within(
+        &self,
+        key: &[u8],
+        bounds: Option<Bounds>,
+    ) -> Result<Result<usize, usize>, PageError> {
+        match bounds {
+            Some(bounds) => self.search_from(key, bounds.guess(key, self.count())),
+            None => self.search(key),
+        }
+    }
+
+    #[inline]
+    fn search_from(&self, key: &[u8], mut probe: Option<usize>) -> Result<Result<usize, usize>, PageError> {
         let (mut low, mut high) = (0, self.count());
         let mut step = 1;
-        let mut probe = self.guess(key)?;
         // While `probe` is set it lies in `low..high`; all below `low` are less than the key,
         // all from `high` on greater.
         let mut upwards = None;
@@ -305,7 +322,7 @@ impl<'a> Page<'a> {
         Ok(Err(low))
     }
 
-    /// Where `key` would be if the first eight bytes of the keys were evenly spaced numbers.
+    /// Where `key` would be if keys were evenly spaced between the first and the last.
     #[inline]
     fn guess(&self, key: &[u8]) -> Result<Option<usize>, PageError> {
         const LEAST_COUNT: usize = 8;
@@ -313,27 +330,60 @@ impl<'a> Page<'a> {
             return Ok(None);
         }
         let last = self.count() - 1;
-        let (low, high) = (leading_number(self.key(0)?), leading_number(self.key(last)?));
-        if high <= low {
-            return Ok(None);
-        }
-        let offset = leading_number(key).clamp(low, high) - low;
-        Ok(Some(match offset.checked_mul(last as u64) {
-            Some(product) => (product / (high - low)) as usize,
-            None => (u128::from(offset) * last as u128 / u128::from(high - low)) as usize,
-        }))
+        let bounds = Bounds { low: leading_number(self.key(0)?), high: leading_number(self.key(last)?) };
+        Ok(bounds.guess(key, self.count()))
     }
 
     /// Index of the child of a branch page under which `key` belongs.
     #[inline]
     pub fn child_index(&self, key: &[u8]) -> Result<usize, PageError> {
+        self.child_index_within(key, None)
+    }
+
+    /// [`Page::child_index`] of a page whose keys are known to lie between two.
+    #[inline]
+    pub(crate) fn child_index_within(&self, key: &[u8], bounds: Option<Bounds>) -> Result<usize, PageError> {
         if self.count == 0 {
             return Err(PageFault::Empty.on(self.id));
         }
-        Ok(match self.search(key)? {
+        Ok(match self.search_within(key, bounds)? {
             Ok(index) => index,
             Err(index) => index.saturating_sub(1),
         })
+    }
+
+    /// Between which keys those below child `index` of a branch page lie; `None` for the last child.
+    #[inline]
+    pub(crate) fn bounds_below(&self, index: usize) -> Result<Option<Bounds>, PageError> {
+        if index + 1 == self.count() {
+            return Ok(None);
+        }
+        let low = leading_number(self.key(index)?);
+        Ok(Some(Bounds { low, high: leading_number(self.key(index + 1)?) }))
+    }
+}
+
+/// Between which numbers the first eight bytes of keys lie. Only for guessing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    low: u64,
+    high: u64,
+}
+
+impl Bounds {
+    /// Where `key` would be if `count` keys were evenly spaced between the bounds; `None` if there is no saying.
+    #[inline]
+    fn guess(self, key: &[u8], count: usize) -> Option<usize> {
+        let Self { low, high } = self;
+        if high <= low || count == 0 {
+            return None;
+        }
+        let offset = leading_number(key).clamp(low, high) - low;
+        let index = match offset.checked_mul(count as u64) {
+            Some(product) => (product / (high - low)) as usize,
+            None => (u128::from(offset) * count as u128 / u128::from(high - low)) as usize,
+        };
+        Some(index.min(count - 1))
     }
 }
 
@@ -523,6 +573,10 @@ mod tests {
                         keys.binary_search(&probe),
                         "{probe:?} in {keys:?}"
                     );
+                    for bounds in [(0, u64::MAX), (5, 5), (205, 215), (5, 405), (400, 100)] {
+                        let bounds = Some(Bounds { low: bounds.0, high: bounds.1 });
+                        assert_eq!(page.search_within(&probe, bounds).unwrap(), keys.binary_search(&probe));
+                    }
                 }
             }
         }
