@@ -10,8 +10,10 @@
 //!
 //! **Source**: the gRPC over HTTP/2 protocol description.
 
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http2::client::{self, Requests};
@@ -280,13 +282,17 @@ impl Duplex {
 
     /// The next message; `None` when the call ended with OK.
     pub async fn receive_raw(&mut self) -> Result<Option<Bytes>, Status> {
+        poll_fn(|cx| self.poll_message(cx)).await
+    }
+
+    fn poll_message(&mut self, cx: &Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
         loop {
             if let Some(message) = self.take_buffered()? {
-                return Ok(Some(message));
+                return Poll::Ready(Ok(Some(message)));
             }
-            let Some(chunk) = self.chunk().await? else { return Ok(None) };
+            let Some(chunk) = ready!(self.poll_chunk(cx))? else { return Poll::Ready(Ok(None)) };
             if self.buffer.is_empty() && is_one_message(&chunk) {
-                return Ok(Some(chunk.slice(PREFIX_BYTES..)));
+                return Poll::Ready(Ok(Some(chunk.slice(PREFIX_BYTES..))));
             }
             if let Some(announced) = self.buffer.is_empty().then(|| announced_bytes(&chunk)).flatten() {
                 self.buffer.reserve(announced.min(MOST_RESERVED_BYTES));
@@ -313,54 +319,56 @@ impl Duplex {
     /// The next piece of the body as it came, frames not put together; `None` at the end.
     /// For consumers that only count bytes. Do not mix with the other receiving functions.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Status> {
-        match self.at {
-            At::Head => self.head().await?,
-            At::Body => {}
-            At::End => return Ok(None),
-        }
-        if let Some(chunk) = self.incoming.data().await {
-            return match chunk {
-                Ok(chunk) => Ok(Some(chunk)),
-                Err(broken) => self.end(Err(Status::transport(broken))),
-            };
-        }
-        let trailers = self.incoming.take_trailers();
-        match trailers.as_deref().and_then(Status::from_head) {
-            Some(Ok(())) => self.end(Ok(None)),
-            Some(Err(status)) => self.end(Err(status)),
-            None => self.end(Err(Status { code: 13, message: "the call ended without a status".into() })),
-        }
+        poll_fn(|cx| self.poll_chunk(cx)).await
     }
 
-    fn end<T>(&mut self, outcome: Result<T, Status>) -> Result<T, Status> {
-        self.at = At::End;
-        outcome
-    }
-
-    /// Reads the head; an answer that is nothing else has its status there.
-    async fn head(&mut self) -> Result<(), Status> {
-        let head = match self.incoming.head().await {
-            Ok(head) => head,
-            Err(broken) => return self.end(Err(Status::transport(broken))),
+    fn poll_chunk(&mut self, cx: &Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
+        let chunk = match self.at {
+            At::Head => ready!(self.poll_head(cx)),
+            At::Body => ready!(self.poll_body(cx)),
+            At::End => Ok(None),
         };
+        if !matches!(chunk, Ok(Some(_))) {
+            self.at = At::End;
+        }
+        Poll::Ready(chunk)
+    }
+
+    /// Reads the head, then goes on; an answer that is nothing else has its status there.
+    fn poll_head(&mut self, cx: &Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
+        let head = ready!(self.incoming.poll_head(cx)).map_err(Status::transport)?;
         match Status::from_head(&head) {
-            Some(Err(status)) => self.end(Err(status)),
-            Some(Ok(())) => self.end(Ok(())),
+            Some(status) => Poll::Ready(status.map(|()| None)),
             None if head.status() != 200 => {
                 let message = format!("http status {}", head.status());
-                self.end(Err(Status { code: 2, message }))
+                Poll::Ready(Err(Status { code: 2, message }))
             }
             None => {
                 self.at = At::Body;
-                Ok(())
+                self.poll_body(cx)
             }
         }
+    }
+
+    fn poll_body(&mut self, cx: &Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
+        if let Some(chunk) = ready!(self.incoming.poll_data(cx)) {
+            return Poll::Ready(chunk.map(Some).map_err(Status::transport));
+        }
+        let trailers = self.incoming.take_trailers();
+        Poll::Ready(match trailers.as_deref().and_then(Status::from_head) {
+            Some(status) => status.map(|()| None),
+            None => Err(Status { code: 13, message: "the call ended without a status".into() }),
+        })
     }
 
     /// Waits for the end of the call, ignoring what still comes.
     pub async fn finish(&mut self) -> Result<(), Status> {
-        while self.chunk().await?.is_some() {}
-        Ok(())
+        poll_fn(|cx| self.poll_finish(cx)).await
+    }
+
+    fn poll_finish(&mut self, cx: &Context<'_>) -> Poll<Result<(), Status>> {
+        while ready!(self.poll_chunk(cx))?.is_some() {}
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -21,6 +21,8 @@ use std::sync::{Arc, Barrier, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use futures_util::FutureExt;
+use futures_util::future::{join_all, try_join_all};
 use tokio::runtime::LocalRuntime;
 
 use self::ops::{Client, KeySpace, Methods, Shared, Workload, filler};
@@ -209,7 +211,7 @@ fn prepare_clients(
     index: usize,
     threads: usize,
     epoch: Instant,
-) -> anyhow::Result<(LocalRuntime, Vec<Client>)> {
+) -> anyhow::Result<(LocalRuntime, Vec<Vec<Client>>)> {
     let runtime = local_runtime()?;
     let clients = runtime.block_on(prepare(plan, index, threads, epoch))?;
     Ok((runtime, clients))
@@ -258,12 +260,13 @@ fn servers(plan: &LoadPlan) -> anyhow::Result<Vec<(String, Rc<Methods>)>> {
     plan.endpoints.iter().map(server).collect()
 }
 
+/// The clients of each connection.
 async fn prepare(
     plan: &LoadPlan,
     index: usize,
     threads: usize,
     epoch: Instant,
-) -> anyhow::Result<Vec<Client>> {
+) -> anyhow::Result<Vec<Vec<Client>>> {
     let (shared, servers) = (Rc::new(shared_by_clients(plan, epoch)), servers(plan)?);
     let connections = plan.connections.div_ceil(threads);
     let mut channels = Vec::new();
@@ -273,22 +276,20 @@ async fn prepare(
             Channel::connect(authority).await.with_context(|| format!("cannot connect to {authority}"))?;
         channels.push((channel, methods.clone()));
     }
-    let mut clients: Vec<_> = (index..plan.clients)
-        .step_by(threads)
-        .enumerate()
-        .map(|(position, number)| {
-            let (channel, methods) = channels[position % channels.len()].clone();
-            Client::new(shared.clone(), methods, channel, number as u64)
-        })
-        .collect();
-    futures_util::future::try_join_all(clients.iter_mut().map(Client::prepare)).await?;
+    let mut clients: Vec<Vec<_>> = channels.iter().map(|_| Vec::new()).collect();
+    for (position, number) in (index..plan.clients).step_by(threads).enumerate() {
+        let connection = position % channels.len();
+        let (channel, methods) = channels[connection].clone();
+        clients[connection].push(Client::new(shared.clone(), methods, channel, number as u64));
+    }
+    try_join_all(clients.iter_mut().flatten().map(Client::prepare)).await?;
     Ok(clients)
 }
 
 async fn drive(
     plan: &LoadPlan,
     threads: usize,
-    clients: Vec<Client>,
+    clients: Vec<Vec<Client>>,
     window: Window,
 ) -> anyhow::Result<Outcome> {
     let samples = Rc::new(RefCell::new(Samples::default()));
@@ -298,18 +299,25 @@ async fn drive(
         tokio::task::spawn_local(feeding);
         queue
     });
-    let tasks: Vec<_> = clients
-        .into_iter()
-        .map(|client| match &queue {
-            Some(queue) => {
-                tokio::task::spawn_local(open_loop(client, samples.clone(), window, queue.clone()))
-            }
-            None => tokio::task::spawn_local(closed_loop(client, samples.clone(), window)),
-        })
-        .collect();
+    let tasks: Vec<_> = match &queue {
+        Some(queue) => clients
+            .into_iter()
+            .flatten()
+            .map(|client| open_loop(client, samples.clone(), window, queue.clone()))
+            .map(tokio::task::spawn_local)
+            .collect(),
+        // Answers come together, so clients of a connection share a task: what the load uses of a core that it
+        // shares with the server is missing there.
+        None => clients
+            .into_iter()
+            .map(|clients| clients.into_iter().map(|client| closed_loop(client, samples.clone(), window)))
+            .map(|clients| join_all(clients).map(|_| ()))
+            .map(tokio::task::spawn_local)
+            .collect(),
+    };
     let until = tokio::time::Instant::from_std(window.end);
     tokio::time::sleep_until(until).await;
-    let drained = tokio::time::timeout(DRAIN, futures_util::future::join_all(tasks));
+    let drained = tokio::time::timeout(DRAIN, join_all(tasks));
     drained.await.context("operations were still unanswered 20 s after the end")?;
     let not_started = queue.map_or(0, |queue| queue.waiting() as u64);
     Ok(Outcome { samples: samples.take(), not_started })
