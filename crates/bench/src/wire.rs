@@ -135,21 +135,28 @@ impl Method {
 
 /// Frames one message.
 pub fn frame(message: &impl Message) -> Bytes {
-    frame_with(message.encoded_len(), |out| message.encode_raw(out))
+    let mut out = framed(message.encoded_len());
+    message.encode_raw(&mut out);
+    out.into()
 }
 
 /// Frames bytes that are not necessarily a message.
 pub fn frame_raw(message: &[u8]) -> Bytes {
-    frame_with(message.len(), |out| out.put_slice(message))
+    let mut out = framed(message.len());
+    out.put_slice(message);
+    out.into()
 }
 
-/// Frames a message of so many bytes that `write` writes.
-pub(crate) fn frame_with(bytes: usize, write: impl FnOnce(&mut BytesMut)) -> Bytes {
-    let mut out = BytesMut::with_capacity(PREFIX_BYTES + bytes);
+/// The beginning of a frame with room for so many bytes.
+fn framed(bytes: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(PREFIX_BYTES + bytes);
+    put_prefix(&mut out, bytes);
+    out
+}
+
+fn put_prefix(out: &mut Vec<u8>, bytes: usize) {
     out.put_u8(0);
     out.put_u32(bytes as u32);
-    write(&mut out);
-    out.freeze()
 }
 
 /// A connection; clones share it.
@@ -193,30 +200,28 @@ impl Channel {
         Ok(Self { requests })
     }
 
-    async fn start(&self, method: &Method, body: Option<Bytes>) -> Result<Duplex, Status> {
-        let (incoming, mut outgoing) =
-            self.requests.open(&method.0, false).await.map_err(Status::transport)?;
-        if let Some(body) = body {
-            outgoing.send_data(body, true).map_err(Status::transport)?;
-        }
-        Ok(Duplex { outgoing, incoming, at: At::Head, buffer: BytesMut::new() })
-    }
-
     /// Sends one framed message and waits for the one message that answers it.
     pub async fn call_raw(&self, method: &Method, body: Bytes) -> Result<Bytes, Status> {
-        let mut duplex = self.start(method, Some(body)).await?;
-        match duplex.receive_raw().await? {
-            Some(message) => {
-                duplex.finish().await?;
-                Ok(message)
-            }
-            None => Err(Status { code: 13, message: "the call ended without a message".into() }),
-        }
+        let mut duplex = self.open(method).await?;
+        duplex.outgoing.send_data(body, true).map_err(Status::transport)?;
+        duplex.receive_only().await
     }
 
-    /// Sends one framed message and waits for the end of the call, whatever the answer says.
-    pub async fn call_unread(&self, method: &Method, body: Bytes) -> Result<(), Status> {
-        self.start(method, Some(body)).await?.finish().await
+    /// The same with a message of so many bytes that `write` appends.
+    pub(crate) async fn call_written(
+        &self,
+        method: &Method,
+        bytes: usize,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<Bytes, Status> {
+        let mut duplex = self.open(method).await?;
+        duplex.send_last(bytes, write)?;
+        duplex.receive_only().await
+    }
+
+    /// Sends one message and waits for the end of the call, whatever the answer says.
+    pub async fn call_unread(&self, method: &Method, request: &impl Message) -> Result<(), Status> {
+        self.server_stream(method, request).await?.finish().await
     }
 
     /// Sends one message and decodes the answer.
@@ -225,18 +230,21 @@ impl Channel {
         method: &Method,
         request: &impl Message,
     ) -> Result<R, Status> {
-        let answer = self.call_raw(method, frame(request)).await?;
+        let answer = self.server_stream(method, request).await?.receive_only().await?;
         R::decode(answer).map_err(undecodable)
     }
 
     /// Sends one message and hands back the stream of answers.
     pub async fn server_stream(&self, method: &Method, request: &impl Message) -> Result<Duplex, Status> {
-        self.start(method, Some(frame(request))).await
+        let mut duplex = self.open(method).await?;
+        duplex.send_last(request.encoded_len(), |out| request.encode_raw(out))?;
+        Ok(duplex)
     }
 
     /// Opens a stream in both directions.
     pub async fn open(&self, method: &Method) -> Result<Duplex, Status> {
-        self.start(method, None).await
+        let (incoming, outgoing) = self.requests.open(&method.0, false).await.map_err(Status::transport)?;
+        Ok(Duplex { outgoing, incoming, at: At::Head, buffer: BytesMut::new() })
     }
 }
 
@@ -265,6 +273,24 @@ impl Duplex {
     /// Queues one framed message.
     pub fn send_frame(&mut self, framed: Bytes) -> Result<(), Status> {
         self.outgoing.send_data(framed, false).map_err(Status::transport)
+    }
+
+    /// Sends the only message: `write` appends so many bytes.
+    fn send_last(&mut self, bytes: usize, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), Status> {
+        let framed = |out: &mut Vec<u8>| {
+            put_prefix(out, bytes);
+            write(out);
+        };
+        self.outgoing.send_written(PREFIX_BYTES + bytes, true, framed).map_err(Status::transport)
+    }
+
+    /// The only message, when the call has ended with OK.
+    async fn receive_only(&mut self) -> Result<Bytes, Status> {
+        let message = self.receive_raw().await?;
+        let missing = || Status { code: 13, message: "the call ended without a message".into() };
+        let message = message.ok_or_else(missing)?;
+        self.finish().await?;
+        Ok(message)
     }
 
     /// Says that no message follows.

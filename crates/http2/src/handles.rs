@@ -87,6 +87,20 @@ impl Sender {
         self.0.core.borrow_mut().send_data(self.0.key, data, end)
     }
 
+    /// As [`Sender::send_data`], with the data that `write` appends, which have to be so many bytes.
+    ///
+    /// # Panics
+    ///
+    /// If they are not.
+    pub fn send_written(
+        &mut self,
+        bytes: usize,
+        end: bool,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), Broken> {
+        self.0.core.borrow_mut().send_written(self.0.key, bytes, end, write)
+    }
+
     /// Ends this side with trailers.
     pub fn send_trailers(&mut self, trailers: &Rc<Head>) -> Result<(), Broken> {
         self.0.core.borrow_mut().send_trailers(self.0.key, trailers)

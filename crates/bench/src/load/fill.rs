@@ -8,7 +8,7 @@ use anyhow::Context;
 use proto::etcdserverpb::PutRequest;
 
 use super::ops::{KeySpace, Methods, filler};
-use crate::wire::{Channel, Status, authority_of, frame, local_runtime};
+use crate::wire::{Channel, Status, authority_of, local_runtime};
 
 /// What to write.
 #[derive(Clone, Debug)]
@@ -56,7 +56,7 @@ async fn fill(plan: &FillPlan) -> anyhow::Result<Duration> {
                 next.set(number + 1);
                 let request =
                     PutRequest { key: space.key(number), value: value.clone(), ..Default::default() };
-                channel.call_raw(&methods.put, frame(&request)).await?;
+                channel.call_unread(&methods.put, &request).await?;
             }
         }
     });

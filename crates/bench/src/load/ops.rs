@@ -11,8 +11,8 @@ use proto::etcdserverpb::{
 };
 
 use super::report::Class;
-use super::update;
-use crate::wire::{Channel, Duplex, Method, Status, frame};
+use super::update::{self, Update};
+use crate::wire::{Channel, Duplex, Method, Status};
 
 /// What the clients do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -253,13 +253,13 @@ impl Client {
             value[..8].copy_from_slice(&sent.to_be_bytes());
             request.value = value.freeze();
         }
-        (Class::Put, self.channel.call_unread(&self.methods.put, frame(&request)).await)
+        (Class::Put, self.channel.call_unread(&self.methods.put, &request).await)
     }
 
     async fn get(&mut self, serializable: bool) -> (Class, Result<(), Status>) {
         let key = self.shared.space.key(self.draw.below(self.shared.space.keys));
         let request = RangeRequest { key, serializable, ..Default::default() };
-        (Class::Get, self.channel.call_unread(&self.methods.range, frame(&request)).await)
+        (Class::Get, self.channel.call_unread(&self.methods.range, &request).await)
     }
 
     async fn range(&mut self) -> (Class, Result<(), Status>) {
@@ -269,7 +269,7 @@ impl Client {
             limit: self.shared.range_limit,
             ..Default::default()
         };
-        (Class::Range, self.channel.call_unread(&self.methods.range, frame(&request)).await)
+        (Class::Range, self.channel.call_unread(&self.methods.range, &request).await)
     }
 
     async fn txn(&mut self) -> (Class, Result<(), Status>) {
@@ -278,8 +278,10 @@ impl Client {
         }
         let slot = self.draw.below(self.mod_revisions.len() as u64) as usize;
         let key = self.shared.space.key(self.number + slot as u64 * self.shared.clients);
-        let request = update::framed(&key, self.mod_revisions[slot], &self.shared.value);
-        let answer = self.channel.call_raw(&self.methods.txn, request).await;
+        let (mod_revision, value) = (self.mod_revisions[slot], &self.shared.value);
+        let update = Update::new(&key, mod_revision, value);
+        let answer =
+            self.channel.call_written(&self.methods.txn, update.len(), |out| update.write(out)).await;
         let revision = answer.and_then(update::revision);
         (Class::Txn, revision.map(|revision| self.mod_revisions[slot] = revision))
     }
@@ -289,7 +291,7 @@ impl Client {
             None => (Class::Grant, self.grant().await),
             Some((id, RENEWALS_PER_LEASE, _stream)) => {
                 let request = LeaseRevokeRequest { id };
-                (Class::Revoke, self.channel.call_unread(&self.methods.revoke, frame(&request)).await)
+                (Class::Revoke, self.channel.call_unread(&self.methods.revoke, &request).await)
             }
             Some((id, renewals, mut stream)) => {
                 let result = renew(&mut stream, id).await;

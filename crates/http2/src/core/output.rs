@@ -57,6 +57,25 @@ impl Output {
         });
     }
 
+    /// A frame whose payload of so many bytes `write` appends.
+    pub(crate) fn frame_written(
+        &mut self,
+        kind: u8,
+        flags: u8,
+        stream: u32,
+        bytes: usize,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let header = FrameHeader { len: bytes, kind, flags, stream }.write();
+        self.append(|buffer| {
+            buffer.reserve(HEADER_LEN + bytes);
+            buffer.extend_from_slice(&header);
+            let behind = buffer.len() + bytes;
+            write(buffer);
+            assert_eq!(buffer.len(), behind, "the end of a frame of {bytes} bytes");
+        });
+    }
+
     /// A frame whose payload need not be copied.
     pub(crate) fn frame_with_body(&mut self, kind: u8, flags: u8, stream: u32, body: Bytes) {
         if body.len() < SHARE_BYTES {

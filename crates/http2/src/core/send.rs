@@ -57,28 +57,60 @@ impl Core {
         Ok(())
     }
 
+    /// Sends the data that `write` appends, as many bytes as it was said to: without a buffer of their own if they
+    /// may leave at once.
+    pub fn send_written(
+        &mut self,
+        key: Key,
+        bytes: usize,
+        end: bool,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), Broken> {
+        let id = self.sendable(key)?;
+        if bytes > 0 && self.leaves_at_once(key, bytes) {
+            self.output.frame_written(DATA, if end { END_STREAM } else { 0 }, id, bytes, write);
+            self.data_left(key, bytes, end);
+            return Ok(());
+        }
+        let mut data = Vec::with_capacity(bytes);
+        write(&mut data);
+        self.send_data(key, data.into(), end)
+    }
+
+    /// Whether so many data may go straight into the output, as one frame.
+    fn leaves_at_once(&self, key: Key, bytes: usize) -> bool {
+        let stream = &self.streams[key];
+        let room = stream.send_window.min(self.send_window);
+        stream.waiting.is_empty()
+            && bytes <= self.peer.frame_bytes.min(DATA_BYTES)
+            && (bytes == 0 || bytes as i64 <= room && self.output.len() < OUTPUT_BYTES)
+    }
+
+    /// So many data have gone into the output.
+    fn data_left(&mut self, key: Key, bytes: usize, end: bool) {
+        self.streams[key].send_window -= bytes as i64;
+        self.send_window -= bytes as i64;
+        if bytes > 0 || end {
+            self.sent_since_ping = true;
+            self.wake_task();
+        }
+        if end {
+            self.sent_end(key);
+        }
+    }
+
     /// Sends data, or keeps them until the peer's windows have room.
     pub fn send_data(&mut self, key: Key, data: Bytes, end: bool) -> Result<(), Broken> {
         let id = self.sendable(key)?;
-        let stream = &mut self.streams[key];
         let len = data.len();
-        let room = stream.send_window.min(self.send_window);
-        if stream.waiting.is_empty()
-            && len <= self.peer.frame_bytes.min(DATA_BYTES)
-            && (len == 0 || len as i64 <= room && self.output.len() < OUTPUT_BYTES)
-        {
-            stream.send_window -= len as i64;
-            self.send_window -= len as i64;
+        if self.leaves_at_once(key, len) {
             if len > 0 || end {
-                self.sent_since_ping = true;
                 self.output.frame_with_body(DATA, if end { END_STREAM } else { 0 }, id, data);
-                self.wake_task();
             }
-            if end {
-                self.sent_end(key);
-            }
+            self.data_left(key, len, end);
             return Ok(());
         }
+        let stream = &mut self.streams[key];
         if len > 0 {
             stream.waiting_bytes += len;
             stream.waiting.push_back(data);
