@@ -51,7 +51,7 @@ impl<'a> RecordReader<'a> {
         }
     }
 
-    /// Several records in the order of their keys, in less time than one by one: see [`bolt::Bucket::get_all`].
+    /// Several records, each in the place of its key, in less time than one by one: see [`bolt::Bucket::get_all`].
     pub fn records(&self, keys: &[RecordKey]) -> Result<Vec<Option<RecordValue<'a>>>, Error> {
         let mut values: Vec<_> = keys.iter().map(|key| self.pending(*key)).collect();
         if let Some(bucket) = self.bucket {

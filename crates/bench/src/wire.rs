@@ -387,8 +387,9 @@ impl Duplex {
         })
     }
 
-    /// Waits for the end of the call, ignoring what still comes.
+    /// Waits for the end of the call. What still comes is thrown away.
     pub async fn finish(&mut self) -> Result<(), Status> {
+        self.incoming.discard_data();
         poll_fn(|cx| self.poll_finish(cx)).await
     }
 

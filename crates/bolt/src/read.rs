@@ -152,6 +152,9 @@ impl<'tx> Bucket<'tx> {
     /// The values of several keys, each as [`Bucket::get`] has it. All go down the tree together, level by level: most
     /// pages are in no cache of the processor, which then waits for several at a time instead of one after the other.
     pub fn get_all<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<&'tx [u8]>>, Error> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut places = vec![self.top()?; keys.len()];
         let mut children = Vec::with_capacity(keys.len());
         for _ in 0..MAX_DEPTH {

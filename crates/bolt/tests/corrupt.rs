@@ -52,14 +52,21 @@ fn sound(no_freelist_sync: bool) -> &'static [u8] {
 /// contain itself.
 fn walk(bucket: Bucket<'_>, depth: u32, left: &mut u32) -> Result<(), Error> {
     let mut previous: Option<Vec<u8>> = None;
+    let mut group = vec![b"00100".to_vec()];
     for item in bucket.iter() {
         let (key, value) = item?;
         *left = left.saturating_sub(1);
         if *left == 0 {
             return Ok(());
         }
-        let alone = bucket.get(key)?;
-        assert_eq!(bucket.get_all(&[key, b"00100"])?[0], alone);
+        group.push(key.to_vec());
+        if group.len() == 16 {
+            let alone: Result<Vec<_>, _> = group.iter().map(|key| bucket.get(key)).collect();
+            let together = bucket.get_all(&group);
+            assert_eq!(together.is_ok(), alone.is_ok());
+            assert_eq!(together?, alone?);
+            group.clear();
+        }
         match value {
             Value::Data(_) => {}
             Value::Bucket(nested) if depth < 50 => drop(walk(nested, depth + 1, left)),

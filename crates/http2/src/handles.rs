@@ -55,6 +55,12 @@ impl Body {
         poll_fn(|cx| self.poll_data(cx)).await
     }
 
+    /// Throws away the data that nobody has taken, and all that still come. Their end is told all the same, and
+    /// the window is given back.
+    pub fn discard_data(&mut self) {
+        self.0.core.borrow_mut().stop_reading(self.0.key);
+    }
+
     /// The trailers, once the data have ended.
     pub fn take_trailers(&mut self) -> Option<Rc<Head>> {
         self.0.core.borrow_mut().take_trailers(self.0.key)
@@ -68,7 +74,7 @@ impl Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        self.0.core.borrow_mut().stop_reading(self.0.key);
+        self.discard_data();
     }
 }
 

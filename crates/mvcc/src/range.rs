@@ -278,17 +278,20 @@ impl Store {
     }
 
     /// Reads a range if `keys` keys of the index are all it takes to look at; otherwise nothing was fetched. Holds
-    /// the lock for that many.
+    /// the lock for that many, and as many that an open transaction has created or deleted: counting looks at those.
     pub fn range_within(&self, query: &RangeQuery, keys: usize) -> Result<Option<RangeResult>, ReadError> {
         if matches!(query.range, KeyRange::Single(_)) {
             return self.range(query).map(Some);
         }
         let state = self.state.read();
-        let at = state.resolve(query.revision)?;
-        if !query.count_only
-            && query.take() > keys
-            && state.count_now(&query.range, at).is_some_and(|total| total > keys)
-        {
+        let at = state.resolve(query.revision).inspect_err(|_| {
+            self.counters.ranges.fetch_add(1, Relaxed);
+        })?;
+        let is_long = || {
+            let total = || state.count_now(&query.range, at);
+            !query.count_only && query.take() > keys && total().is_some_and(|total| total > keys)
+        };
+        if state.uncommitted.len() > keys || is_long() {
             return Ok(None);
         }
         let mut selection = Selection::default();

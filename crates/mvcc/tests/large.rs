@@ -86,6 +86,24 @@ fn small_ranges() {
     // Keys that are deleted are looked at.
     assert!(!small(RangeQuery { limit: 1, ..from(0) }, 500));
     assert!(small(RangeQuery::key(key(1299)), 1) && small(RangeQuery::key(key(5)), 1));
+    // What is refused is counted as well.
+    let ranges = || store.counters().ranges.load(std::sync::atomic::Ordering::Relaxed);
+    let before = ranges();
+    let future = RangeQuery { revision: 1000, ..from(0) };
+    assert!(store.range_within(&future, 100).is_err() && store.range(&future).is_err());
+    assert_eq!(ranges() - before, 2);
+    // An open transaction changes nothing, unless it is large: what it has deleted would have to be looked at.
+    let mut txn = store.write();
+    txn.delete_range(&KeyRange::Span(key(1250).into(), key(1300).into())).unwrap();
+    txn.put("".into(), "value".into(), LeaseId(0)).unwrap();
+    assert!(small(from(1200), 101) && !small(from(1200), 100));
+    assert!(small(RangeQuery { limit: 60, ..from(1200) }, 61));
+    assert!(small(RangeQuery { count_only: true, ..from(1000) }, 51));
+    assert!(!small(RangeQuery { count_only: true, ..from(1000) }, 50));
+    txn.delete_range(&KeyRange::Span(key(1000).into(), key(1100).into())).unwrap();
+    assert!(!small(RangeQuery { limit: 1, ..from(1200) }, 100));
+    drop(txn);
+    assert!(small(RangeQuery { count_only: true, ..from(1000) }, 1));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
+use prost::Message;
 use proto::etcdserverpb::watch_request::RequestUnion;
 use proto::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
 
@@ -98,7 +99,7 @@ async fn read_stream(
     epoch: Instant,
 ) -> anyhow::Result<()> {
     loop {
-        let response: WatchResponse = stream.receive().await?.context("the watch stream ended")?;
+        let response: Changes = stream.receive().await?.context("the watch stream ended")?;
         let now = Instant::now();
         ensure!(!response.canceled, "a watcher was cancelled: {}", response.cancel_reason);
         if !window.covers(now) {
@@ -106,15 +107,74 @@ async fn read_stream(
         }
         let arrived = now - epoch;
         let mut samples = samples.borrow_mut();
-        for event in &response.events {
-            let value = event.kv.as_ref().map_or(&[][..], |kv| &kv.value[..]);
-            let latency = match value.first_chunk::<8>() {
-                Some(sent) if timed => {
-                    arrived.saturating_sub(Duration::from_nanos(u64::from_be_bytes(*sent)))
-                }
-                _ => Duration::ZERO,
+        for event in response.events {
+            let latency = match timed.then(|| sent_at(event)).transpose()?.flatten() {
+                Some(sent) => arrived.saturating_sub(sent),
+                None => Duration::ZERO,
             };
             samples.record(Class::Event, latency);
         }
+    }
+}
+
+/// What has to be known of a `WatchResponse`; the rest is skipped unread, as what the load uses of a core that it
+/// shares with the server is missing there.
+#[derive(Clone, PartialEq, Message)]
+struct Changes {
+    #[prost(bool, tag = "4")]
+    canceled: bool,
+    #[prost(string, tag = "6")]
+    cancel_reason: String,
+    /// `Event` each.
+    #[prost(bytes = "bytes", repeated, tag = "11")]
+    events: Vec<Bytes>,
+}
+
+/// What has to be known of an `Event`.
+#[derive(Clone, PartialEq, Message)]
+struct Change {
+    #[prost(message, optional, tag = "2")]
+    kv: Option<Written>,
+}
+
+/// What has to be known of a `KeyValue`.
+#[derive(Clone, PartialEq, Message)]
+struct Written {
+    #[prost(bytes = "bytes", tag = "5")]
+    value: Bytes,
+}
+
+/// When the put of an event was sent, by the beginning of its value, since the epoch.
+fn sent_at(event: Bytes) -> anyhow::Result<Option<Duration>> {
+    let value = Change::decode(event)?.kv.unwrap_or_default().value;
+    Ok(value.first_chunk::<8>().map(|sent| Duration::from_nanos(u64::from_be_bytes(*sent))))
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::etcdserverpb::ResponseHeader;
+    use proto::mvccpb::{Event, KeyValue};
+
+    use super::*;
+
+    #[test]
+    fn of_a_response_its_changes_are_known() {
+        let kv =
+            |value: &'static [u8]| KeyValue { key: "k".into(), value: value.into(), ..Default::default() };
+        let event = |value| Event { kv: Some(kv(value)), prev_kv: Some(kv(b"before")), ..Default::default() };
+        let response = WatchResponse {
+            header: Some(ResponseHeader { revision: 7, ..Default::default() }),
+            watch_id: 3,
+            canceled: true,
+            cancel_reason: "why".into(),
+            compact_revision: 5,
+            events: vec![event(b"\0\0\0\0\0\0\x01\0and more"), event(b"short")],
+            ..Default::default()
+        };
+        let changes = Changes::decode(response.encode_to_vec().as_slice()).unwrap();
+        assert!(changes.canceled);
+        assert_eq!(changes.cancel_reason, "why");
+        let sent: Vec<_> = changes.events.into_iter().map(|event| sent_at(event).unwrap()).collect();
+        assert_eq!(sent, [Some(Duration::from_nanos(256)), None]);
     }
 }

@@ -515,7 +515,7 @@ impl Core {
         }
     }
 
-    /// Nobody will read this stream any more.
+    /// Nobody will read this stream's data any more.
     pub fn stop_reading(&mut self, key: Key) {
         self.streams[key].unread = true;
         self.discard(key);

@@ -117,6 +117,46 @@ fn a_call_and_its_answer() {
 }
 
 #[test]
+fn written_data_are_sent_like_others() {
+    let mut core = server();
+    let window = [&frame(SETTINGS, 0, 0, b"\0\x04\0\0\0\x05")[..], &request(1, END_STREAM)].concat();
+    core.receive(&window);
+    let key = core.accept().unwrap();
+    let _ = core.head(key);
+    core.send_head(key, &Rc::new(Head::response(200)), false).unwrap();
+    core.send_written(key, 0, false, |_| ()).unwrap();
+    core.send_written(key, 3, false, |out| out.extend_from_slice(b"abc")).unwrap();
+    // Two of these have to wait for the window.
+    core.send_written(key, 4, true, |out| out.extend_from_slice(b"defg")).unwrap();
+    assert_eq!(core.send_written(key, 1, true, |_| unreachable!()), Err(Broken::ByUs(Reason::STREAM_CLOSED)));
+    let sent = take(&mut core);
+    assert_eq!(show(&sent), ["SETTINGS 1", "HEADERS 1 4", "DATA 1 0 3", "DATA 1 0 2"]);
+    assert!(sent.ends_with(b"de"));
+    check(&mut core, &frame(WINDOW_UPDATE, 0, 1, b"\0\0\0\x09"), &["DATA 1 1 2"]);
+}
+
+#[test]
+fn who_discards_data_hears_of_their_end() {
+    let mut core = Core::client(Config { stream_window_bytes: 8, ..Config::default() });
+    core.receive(&[frame(SETTINGS, 0, 0, &[]), frame(SETTINGS, ACK, 0, &[])].concat());
+    let head = Rc::new(Head::request("POST", "http", "a", "/"));
+    let Poll::Ready(Ok(key)) = core.poll_open(&head, true, &cx()) else { panic!("not opened") };
+    take(&mut core);
+    core.receive(&[frame(HEADERS, END_HEADERS, 1, b"\x88"), frame(DATA, 0, 1, b"taken")].concat());
+    core.stop_reading(key);
+    // The window is given back, so it never fills.
+    check(&mut core, &[], &["WINDOW 1 5"]);
+    check(&mut core, &frame(DATA, 0, 1, b"ab"), &[]);
+    check(&mut core, &frame(DATA, 0, 1, b"cdefgh"), &["WINDOW 1 8"]);
+    let Poll::Ready(Ok(head)) = core.poll_head(key, &cx()) else { panic!("no head") };
+    assert_eq!(head.status(), 200);
+    assert_eq!(read_all(&mut core, key), (Vec::new(), None, false));
+    core.receive(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &[0, 1, b'a', 1, b'b']));
+    assert_eq!(read_all(&mut core, key), (Vec::new(), None, true));
+    assert_eq!(core.take_trailers(key).unwrap().get("a"), Some(&b"b"[..]));
+}
+
+#[test]
 fn wrong_frames_end_the_connection() {
     let open = request(1, 0);
     let cases: Vec<(Vec<u8>, &str)> = vec![

@@ -124,7 +124,7 @@ impl Index {
     }
 
     /// Visits the keys of `range`, from key `from` on if given, with what they were at `at`; `None` for those that
-    /// did not exist then.
+    /// did not exist then. A single key is visited whatever `from` is.
     pub(crate) fn walk<B>(
         &self,
         range: &KeyRange,
