@@ -316,9 +316,10 @@ impl Duplex {
             if let Some(message) = self.take_buffered()? {
                 return Poll::Ready(Ok(Some(message)));
             }
-            let Some(chunk) = ready!(self.poll_chunk(cx))? else { return Poll::Ready(Ok(None)) };
+            let Some(mut chunk) = ready!(self.poll_chunk(cx))? else { return Poll::Ready(Ok(None)) };
             if self.buffer.is_empty() && is_one_message(&chunk) {
-                return Poll::Ready(Ok(Some(chunk.slice(PREFIX_BYTES..))));
+                chunk.advance(PREFIX_BYTES);
+                return Poll::Ready(Ok(Some(chunk)));
             }
             if let Some(announced) = self.buffer.is_empty().then(|| announced_bytes(&chunk)).flatten() {
                 self.buffer.reserve(announced.min(MOST_RESERVED_BYTES));

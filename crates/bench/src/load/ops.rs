@@ -70,7 +70,13 @@ pub struct KeySpace {
 impl KeySpace {
     /// The key of a number: prefix, then the number with leading zeros up to the key length.
     pub fn key(&self, number: u64) -> Bytes {
-        let mut key = BytesMut::with_capacity(self.key_bytes.max(self.prefix.len() + 20));
+        let mut key = Vec::new();
+        self.put_key(number, &mut key);
+        key.into()
+    }
+
+    fn put_key(&self, number: u64, key: &mut Vec<u8>) {
+        key.reserve(self.key_bytes.max(self.prefix.len() + 20));
         key.put_slice(self.prefix.as_bytes());
         let width = self.key_bytes.saturating_sub(self.prefix.len());
         let mut digits = [b'0'; 20];
@@ -87,7 +93,6 @@ impl KeySpace {
         let length = digits.len() - first;
         key.put_bytes(b'0', width.saturating_sub(length));
         key.put_slice(&digits[first..]);
-        key.freeze()
     }
 
     /// The smallest key above every key of the prefix.
@@ -177,6 +182,8 @@ pub struct Client {
     next_key: u64,
     /// Mod revisions of the keys this client alone updates: number, number + clients, ...
     mod_revisions: Vec<i64>,
+    /// The key of the update that is made.
+    key: Vec<u8>,
     lease: Option<(i64, u32, Duplex)>,
 }
 
@@ -187,7 +194,8 @@ impl Client {
     pub(super) fn new(shared: Rc<Shared>, methods: Rc<Methods>, channel: Channel, number: u64) -> Self {
         let draw = Draw::new(number + 1);
         let next_key = number * (shared.space.keys / shared.clients.max(1));
-        Self { shared, methods, channel, draw, number, next_key, mod_revisions: Vec::new(), lease: None }
+        let (mod_revisions, key) = (Vec::new(), Vec::new());
+        Self { shared, methods, channel, draw, number, next_key, mod_revisions, key, lease: None }
     }
 
     /// Creates the keys the workload expects to find: this client's share of them.
@@ -277,9 +285,9 @@ impl Client {
             return self.get(false).await;
         }
         let slot = self.draw.below(self.mod_revisions.len() as u64) as usize;
-        let key = self.shared.space.key(self.number + slot as u64 * self.shared.clients);
-        let (mod_revision, value) = (self.mod_revisions[slot], &self.shared.value);
-        let update = Update::new(&key, mod_revision, value);
+        self.key.clear();
+        self.shared.space.put_key(self.number + slot as u64 * self.shared.clients, &mut self.key);
+        let update = Update::new(&self.key, self.mod_revisions[slot], &self.shared.value);
         let answer =
             self.channel.call_written(&self.methods.txn, update.len(), |out| update.write(out)).await;
         let revision = answer.and_then(update::revision);
