@@ -1,7 +1,9 @@
 //! What is to be written to the socket: small frames in buffers, large bodies as they are.
 //!
-//! An empty output holds no buffer; the next one begins with the size that the last one had.
+//! An empty output holds no buffer; the next one begins with the size that the last one had. A thread keeps the
+//! buffers that were emptied last and gives them out again: what was written a moment ago is still in the cache.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
@@ -14,6 +16,35 @@ const SHARE_BYTES: usize = 8 << 10;
 /// A buffer that has grown to this is followed by a new one, so that what was written can go.
 const BUFFER_BYTES: usize = 64 << 10;
 const FIRST_BUFFER_BYTES: std::ops::RangeInclusive<usize> = 256..=16 << 10;
+/// A thread keeps so many bytes of empty buffers at most.
+const SPARE_BYTES: usize = 512 << 10;
+
+/// Empty buffers of a thread.
+#[derive(Default)]
+struct Spares {
+    buffers: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+impl Spares {
+    fn take(&mut self) -> Option<Vec<u8>> {
+        let buffer = self.buffers.pop()?;
+        self.bytes -= buffer.capacity();
+        Some(buffer)
+    }
+
+    fn keep(&mut self, mut buffer: Vec<u8>) {
+        if self.bytes + buffer.capacity() <= SPARE_BYTES {
+            buffer.clear();
+            self.bytes += buffer.capacity();
+            self.buffers.push(buffer);
+        }
+    }
+}
+
+thread_local! {
+    static SPARES: RefCell<Spares> = RefCell::default();
+}
 
 enum Chunk {
     Buffer(Vec<u8>),
@@ -39,7 +70,8 @@ impl Output {
     pub(crate) fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         if !matches!(self.chunks.back(), Some(Chunk::Buffer(buffer)) if buffer.len() < BUFFER_BYTES) {
             let size = self.last_size.clamp(*FIRST_BUFFER_BYTES.start(), *FIRST_BUFFER_BYTES.end());
-            self.chunks.push_back(Chunk::Buffer(Vec::with_capacity(size)));
+            let spare = SPARES.with_borrow_mut(Spares::take);
+            self.chunks.push_back(Chunk::Buffer(spare.unwrap_or_else(|| Vec::with_capacity(size))));
         }
         if let Some(Chunk::Buffer(buffer)) = self.chunks.back_mut() {
             let before = buffer.len();
@@ -127,7 +159,9 @@ impl Output {
                 self.written = 0;
             }
             count -= left;
-            self.chunks.pop_front();
+            if let Some(Chunk::Buffer(buffer)) = self.chunks.pop_front() {
+                SPARES.with_borrow_mut(|spares| spares.keep(buffer));
+            }
         }
     }
 }
@@ -135,6 +169,27 @@ impl Output {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_emptied_buffer_is_used_again_and_only_so_much_is_kept() {
+        let taken = || SPARES.with_borrow_mut(Spares::take);
+        let mut output = Output::default();
+        output.frame(0, 0, 1, b"first");
+        output.advance(output.len());
+        output.frame(0, 0, 1, b"second");
+        let mut slices = [IoSlice::new(&[]); 1];
+        output.slices(&mut slices, 100);
+        assert_eq!(&slices[0][HEADER_LEN..], b"second");
+        assert!(taken().is_none(), "it is in use");
+        output.advance(output.len());
+        assert!(taken().is_some_and(|buffer| buffer.is_empty() && buffer.capacity() > 0));
+        for _ in 0..20 {
+            SPARES.with_borrow_mut(|spares| spares.keep(Vec::with_capacity(BUFFER_BYTES)));
+        }
+        assert_eq!(SPARES.with_borrow(|spares| spares.bytes), SPARE_BYTES);
+        while taken().is_some() {}
+        assert_eq!(SPARES.with_borrow(|spares| spares.bytes), 0);
+    }
 
     #[test]
     fn a_call_gets_so_many_bytes_and_the_next_one_goes_on_there() {
