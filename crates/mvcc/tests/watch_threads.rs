@@ -177,6 +177,15 @@ impl Client {
     }
 }
 
+/// Closes the hub when it goes.
+struct Ending<'a>(&'a Hub);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 #[test]
 fn nothing_is_lost_between_threads() {
     let disk = SimDisk::new();
@@ -186,6 +195,8 @@ fn nothing_is_lost_between_threads() {
     let (hub, worker) = Hub::new(store.clone(), options);
     let start = Instant::now();
     std::thread::scope(|scope| {
+        // Also when a client fails: the worker would run for ever.
+        let _ending = Ending(&hub);
         scope.spawn(|| worker.run(|| start.elapsed(), |error| panic!("{error}")));
         let ranges = [
             KeyRange::Single(key(7).into()),
@@ -208,6 +219,5 @@ fn nothing_is_lost_between_threads() {
         for client in clients {
             client.join().unwrap().check(&history);
         }
-        hub.close();
     });
 }

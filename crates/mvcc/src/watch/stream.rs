@@ -61,8 +61,8 @@ struct StreamState {
     seats: Vec<Uid>,
     free: Vec<u32>,
     next_id: WatchId,
-    /// Watchers created so far.
-    created: u64,
+    /// Creations and cancellations so far.
+    changes: u64,
 }
 
 impl StreamState {
@@ -81,7 +81,7 @@ impl StreamState {
             self.seats.push(0);
             (self.seats.len() - 1) as u32
         });
-        self.created += 1;
+        self.changes += 1;
         self.seats[place as usize] = uid;
         self.ids.insert(id, place);
         Seat { uid, place }
@@ -114,11 +114,12 @@ impl StreamShared {
         state.push(Outgoing::Progress { id, revision }, RESPONSE_COST)
     }
 
-    /// The same for all watchers, of which the worker knows `created` so far. It cannot speak for
-    /// one whose creation it has not heard of yet: `None`, and it may try again when it has.
-    pub(crate) fn offer_progress_of_all(&self, created: u64, revision: i64) -> Option<bool> {
+    /// The same for all watchers, by a worker that has heard of so many creations and cancellations. It cannot speak
+    /// for a watcher that it does not know, nor shall it for one that is cancelled, since that one may be followed by
+    /// another that starts earlier: `None`, and it may try again when it has heard of all.
+    pub(crate) fn offer_progress_of_all(&self, changes: u64, revision: i64) -> Option<bool> {
         let mut state = self.state.lock();
-        if state.created != created {
+        if state.changes != changes {
             return None;
         }
         if state.queue.len() >= state.bound() {
@@ -203,6 +204,7 @@ impl Stream {
         let Some(place) = state.ids.remove(&id) else { return false };
         let uid = std::mem::take(&mut state.seats[place as usize]);
         state.free.push(place);
+        state.changes += 1;
         let wake = state.push(Outgoing::Cancelled { id, revision }, RESPONSE_COST);
         self.hub.send(Command::Cancel(uid), 0);
         drop(state);
@@ -311,5 +313,25 @@ mod tests {
         assert_eq!(stream.shared.offer_progress_of_all(1, 1), Some(false), "it was woken by the creation");
         stream.take();
         assert_eq!(stream.shared.offer_progress_of_all(1, 1), Some(true));
+    }
+
+    /// A client took what the worker said of the cancelled one for the next.
+    #[test]
+    fn progress_of_all_is_not_said_for_cancelled_watchers() {
+        let (hub, mut worker) = Hub::new(Arc::new(Echo), Options::default());
+        let stream = hub.stream(|| {});
+        let id = stream.create(WatchRequest::new(KeyRange::From(Bytes::new()))).unwrap();
+        worker.step(Duration::ZERO);
+        stream.cancel(id);
+        assert_eq!(stream.shared.offer_progress_of_all(1, 1), None);
+        stream.take();
+        stream.request_progress();
+        worker.step(Duration::ZERO);
+        assert!(stream.take().is_empty(), "nobody is left");
+        stream.create(WatchRequest::new(KeyRange::From(Bytes::new()))).unwrap();
+        stream.request_progress();
+        worker.step(Duration::ZERO);
+        let said = stream.take();
+        assert!(matches!(said[..], [Outgoing::Created { .. }, Outgoing::Progress { id: ALL_WATCHERS, .. }]));
     }
 }

@@ -66,8 +66,8 @@ struct StreamEntry {
     stalled: Vec<u32>,
     tick: Duration,
     interval: Duration,
-    /// Watchers created so far.
-    created: u64,
+    /// Creations and cancellations heard of so far.
+    changes: u64,
     /// Progress was asked for, not below this revision.
     asked: Option<i64>,
 }
@@ -239,7 +239,7 @@ impl HubWorker {
                 self.ticks.insert((tick, number));
                 let (watchers, stalled) = (BTreeSet::new(), Vec::new());
                 let entry =
-                    StreamEntry { shared, watchers, stalled, tick, interval, created: 0, asked: None };
+                    StreamEntry { shared, watchers, stalled, tick, interval, changes: 0, asked: None };
                 self.streams.insert(number, entry);
             }
             Command::Create { stream, seat, id, request, min_revision } => {
@@ -247,6 +247,11 @@ impl HubWorker {
             }
             Command::Cancel(uid) => {
                 if let Some(at) = self.by_uid.get(&uid).copied() {
+                    let watcher = self.watchers[at as usize].as_ref();
+                    let stream = watcher.and_then(|watcher| self.streams.get_mut(&watcher.stream.number));
+                    if let Some(entry) = stream {
+                        entry.changes += 1;
+                    }
                     self.end(at);
                 }
             }
@@ -286,7 +291,7 @@ impl HubWorker {
             self.watchers.push(None);
             (self.watchers.len() - 1) as u32
         });
-        entry.created += 1;
+        entry.changes += 1;
         entry.watchers.insert(at);
         self.by_uid.insert(seat.uid, at);
         self.matcher.insert(&request.range, at);
@@ -519,7 +524,7 @@ impl HubWorker {
                 continue;
             }
             if !never {
-                match entry.shared.offer_progress_of_all(entry.created, self.revision) {
+                match entry.shared.offer_progress_of_all(entry.changes, self.revision) {
                     Some(true) => self.wake.push(entry.shared.clone()),
                     Some(false) => {}
                     None => continue,
